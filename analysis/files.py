@@ -73,8 +73,8 @@ def write_atomically(path: str | Path, data: bytes | str | Callable[[BinaryIO], 
 def publish_folder(path: str | Path) -> Iterator[Path]:
     """Give a hidden folder to fill, and show it under its name only once it is complete.
 
-    An older folder of that name is replaced as a whole. If the block raises, the old one stays and the new one
-    is removed.
+    An older folder of that name is replaced as a whole. If the block raises, the old one stays and the new
+    one is removed.
 
     Args:
         path: Where the folder shall stand.
@@ -96,6 +96,8 @@ def publish_folder(path: str | Path) -> Iterator[Path]:
             if path.exists():
                 os.replace(path, old)
             os.replace(fresh, path)
+        except CannotWrite as error:  # from a file inside: name it as the user will know it
+            raise CannotWrite(str(error).replace(fresh.name, path.name)) from error
         finally:
             if old.exists() and not path.exists():
                 os.replace(old, path)
@@ -198,7 +200,9 @@ def _refusals_name(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         remedy = _REMEDY.get(error.errno or 0, "Choose another folder.")
-        raise CannotWrite(f"{path}: {error.strerror or error}. {remedy} Nothing was left behind.") from error
+        raise CannotWrite(
+            f"{path}: {error.strerror or error}. {remedy} No part of it was left behind."
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,129 @@
+"""What a head looks at: the whole pattern, or the text with the looks painted on it.
+
+Tokens are data. A prompt may hold `<img src=x onerror=…>`; here it is always shown, never rendered.
+"""
+
+import html
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+
+from .style import colorscale, finish, plain, theme, visible
+
+_MOST_LABELS = 64  # more token labels than this overlap
+_WARM, _GREY = "234,118,20", "128,136,148"
+
+
+def pattern_figure(
+    pattern: Float[np.ndarray, "query_pos key_pos"],
+    tokens: Sequence[str],
+    *,
+    query_positions: Sequence[int] | None = None,
+    title: str | None = None,
+    dark: bool = False,
+) -> go.Figure:
+    """Draw one attention pattern with the tokens on both axes.
+
+    Keys that a query may not see (a causal pattern's upper triangle) are left blank: a masked key is not a
+    zero.
+
+    Args:
+        pattern: Attention of each query (down) to each key (across); rows sum to 1.
+        tokens: The text of each key position.
+        query_positions: The position of each row, where the pattern holds some rows only.
+        title: A title above the plot.
+        dark: For a dark page.
+
+    Returns:
+        The figure. The first query is at the top.
+
+    Raises:
+        ValueError: The sizes do not fit together.
+    """
+    pattern = np.asarray(pattern, dtype=float)
+    queries = list(range(len(tokens)) if query_positions is None else query_positions)
+    if pattern.shape != (len(queries), len(tokens)):
+        raise ValueError(
+            f"pattern {pattern.shape} does not fit {len(queries)} queries and {len(tokens)} tokens."
+        )
+    shown = [visible(token) for token in tokens]
+    future = np.arange(len(tokens))[None, :] > np.array(queries)[:, None]
+    causal = not pattern[future].any()
+    drawn = np.where(future & causal, np.nan, pattern.round(4))
+    text = [
+        [f"{i} {plain(shown[i])} → {j} {plain(shown[j])} · {pattern[row, j]:.3f}" for j in range(len(tokens))]
+        for row, i in enumerate(queries)
+    ]
+    figure = go.Figure(
+        go.Heatmap(
+            z=drawn,
+            colorscale=colorscale(theme(dark).sequential),
+            zmin=0,
+            zmax=1,
+            xgap=1 if len(tokens) <= _MOST_LABELS else 0,
+            ygap=1 if len(queries) <= _MOST_LABELS else 0,
+            text=text,
+            hoverinfo="text",
+            hoverongaps=False,
+            colorbar={"title": {"text": "attention", "side": "right"}, "thickness": 12, "outlinewidth": 0},
+        )
+    )
+    keys = _labels(list(range(len(tokens))), shown)
+    rows = _labels(queries, shown)
+    figure.update_xaxes(title="key", tickangle=-60, showgrid=False, zeroline=False, **keys)
+    figure.update_yaxes(title="query", autorange="reversed", showgrid=False, zeroline=False, **rows)
+    side = int(np.clip(22 * len(queries), 160, 900))
+    return finish(figure, dark, title, height=side + 150)
+
+
+def _labels(positions: list[int], shown: list[str]) -> dict:
+    """Ticks at rows or columns: the token, cut where it is long, every few positions where there are many."""
+    step = -(-len(positions) // _MOST_LABELS)
+    at = list(range(0, len(positions), step))
+    short = [shown[positions[i]] for i in at]
+    return {"tickvals": at, "ticktext": [plain(s if len(s) <= 14 else s[:13] + "…") for s in short]}
+
+
+def token_html(
+    tokens: Sequence[str],
+    looks_at: Float[np.ndarray, " key_pos"],
+    *,
+    seen_by: Float[np.ndarray, " query_pos"] | None = None,
+    chosen: int | None = None,
+) -> str:
+    """Write tokens as text: warm where the chosen token looks, a grey line under those that look at it.
+
+    Args:
+        tokens: The text of each position.
+        looks_at: Attention of the chosen token to each position, in [0, 1].
+        seen_by: Attention of each position to the chosen token, in [0, 1].
+        chosen: The position of the chosen token, drawn with a frame. None where it is not among the tokens.
+
+    Returns:
+        One HTML element. Every token is escaped. Colours stand in `style` attributes, so no stylesheet is
+        needed.
+
+    Raises:
+        ValueError: Not one weight a token.
+    """
+    if len(looks_at) != len(tokens) or (seen_by is not None and len(seen_by) != len(tokens)):
+        raise ValueError(f"{len(looks_at)} weights do not fit {len(tokens)} tokens.")
+    parts = []
+    for i, token in enumerate(tokens):
+        weight = float(np.clip(np.nan_to_num(looks_at[i]), 0, 1))
+        style = [f"background:rgba({_WARM},{0.62 * weight:.3f})"] if weight >= 0.005 else []
+        if seen_by is not None and seen_by[i] >= 0.005:
+            style.append(f"border-bottom:3px solid rgba({_GREY},{min(1.0, float(seen_by[i])):.3f})")
+        if i == chosen:
+            style.append("outline:2px solid currentColor;outline-offset:-1px")
+        attribute = f' style="{";".join([*style, "border-radius:3px"])}"' if style else ""
+        hover = html.escape(f"position {i} · {weight:.3f}")
+        parts.append(f'<span title="{hover}"{attribute}>{html.escape(_readable(token))}</span>')
+    return f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75">{"".join(parts)}</div>'
+
+
+def _readable(token: str) -> str:
+    """Keep blanks as they are, and show a line break before it breaks the line."""
+    return token.replace("\r\n", "\n").replace("\n", "↵\n")
