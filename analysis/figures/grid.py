@@ -92,8 +92,7 @@ def head_grid(
     for mask, symbol, colour, label in (
         (~run, "x-thin", t.mark, "not run"),
         (run & (values > top), "triangle-up", t.background, f"above {number(top)}"),
-        (run & (values < bottom), "triangle-down", t.mark if not signed else t.background, f"below
-        {number(bottom)}"),
+        (run & (values < bottom), "triangle-down", t.background, f"below {number(bottom)}"),
     ):
         if mask.any():
             layer, head = np.nonzero(mask)

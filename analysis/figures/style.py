@@ -120,8 +120,8 @@ def plain(text: object) -> str:
 
 
 def visible(token: str) -> str:
-    """Show the white space in a token: a leading or trailing blank as `·`, a line break as `↵`, a tab as
-    `⇥`.""" core = token.strip(" ")
+    """Show the white space in a token: an outer blank as `·`, a line break as `↵`, a tab as `⇥`."""
+    core = token.strip(" ")
     left = len(token) - len(token.lstrip(" "))
     right = len(token) - left - len(core) if core else 0
     text = "·" * left + core + "·" * right
