@@ -86,10 +86,12 @@ def _add_arm(
     metric: str,
     t: Theme,
 ) -> None:
-    by_k = rows.groupby("k", sort=True)
-    mean = by_k[["value", "low", "high"]].mean()
-    k = mean.index.to_numpy()
-    low, high = baseline + mean["low"].to_numpy(), baseline + mean["high"].to_numpy()
+    k = np.array(sorted(rows["k"].unique()))
+    value, low, high = (
+        np.array([rows.loc[rows["k"] == i, c].mean() for i in k]) for c in ("value", "low", "high")
+    )
+    low, high = baseline + low, baseline + high
+    draws = [int((rows["k"] == i).sum()) for i in k]
     words = ARM_WORDS.get(arm, arm)
     figure.add_trace(
         go.Scatter(
@@ -104,8 +106,7 @@ def _add_arm(
             showlegend=False,
         )
     )
-    draws = by_k["draw"].nunique()
-    if draws.max() > 1:
+    if max(draws) > 1:
         figure.add_trace(
             go.Scatter(
                 x=rows["k"],
@@ -120,12 +121,12 @@ def _add_arm(
     text = [
         f"{plain(words)} · k={kk} · {plain(metric)} {number(v)} [{number(a)}, {number(b)}]"
         + (f" · {n} draws" if n > 1 else "")
-        for kk, v, a, b, n in zip(k, mean["value"], low, high, draws, strict=True)
+        for kk, v, a, b, n in zip(k, value, low, high, draws, strict=True)
     ]
     figure.add_trace(
         go.Scatter(
             x=k,
-            y=mean["value"],
+            y=value,
             mode="lines+markers",
             line={"color": colour, "width": 2.5, "dash": dash},
             marker={

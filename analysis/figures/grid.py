@@ -104,8 +104,8 @@ def head_grid(
                     marker={
                         "symbol": symbol,
                         "size": 8,
-                        "color": t.mark,
-                        "line": {"width": 1.5, "color": t.mark},
+                        "color": colour,
+                        "line": {"width": 1.5, "color": colour},
                     },
                     hoverinfo="skip",
                     name=label,
