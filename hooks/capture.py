@@ -1,0 +1,78 @@
+"""Read attention patterns and head outputs, one layer at a time where they are large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import HookNeverFired
+from .encode import Batch
+from .forward import forward
+
+
+@torch.no_grad()
+def each_pattern(
+    model: Any, batch: Batch, visit: Callable[[int, Float[Tensor, "batch head query_pos key_pos"]], None]
+) -> None:
+    """Show every layer's attention pattern to `visit(layer, pattern)` in one forward pass.
+
+    A pattern is freed as soon as `visit` returns (keep a clone of what you need), so that memory is one layer's, not
+    all layers'. Rows of padding queries mean nothing; use `batch.attention_mask`.
+
+    Args:
+        model: The bridge.
+        batch: Encoded prompts.
+        visit: Called once a layer, in order; what it does to the pattern does not reach the model.
+
+    Raises:
+        HookNeverFired: a layer shows no pattern.
+    """
+    seen: set[int] = set()
+
+    def watch(layer: int) -> Any:
+        def hook_fn(pattern: Tensor, hook: Any) -> None:
+            seen.add(layer)
+            visit(layer, pattern.detach())
+
+        return hook_fn
+
+    n_layers = int(model.cfg.n_layers)
+    with model.hooks(
+        fwd_hooks=[(f"blocks.{layer}.attn.hook_pattern", watch(layer)) for layer in range(n_layers)]
+    ):
+        forward(model, batch, logits_at="last")
+    if missing := sorted(set(range(n_layers)) - seen):
+        raise HookNeverFired(
+            f"{model.cfg.model_name}: hook_pattern of layers {missing} did not fire in 1 forward pass."
+        )
+
+
+@torch.no_grad()
+def capture_z(model: Any, batch: Batch) -> Float[Tensor, "layer batch pos head d_head"]:
+    """Return what every head hands to its output projection, in the model's dtype and on its device.
+
+    `z[layer, row, pos, head]` is the attention-weighted mean of values; padding columns mean nothing.
+
+    Raises:
+        HookNeverFired: a layer's `hook_z` did not fire.
+    """
+    n_layers = int(model.cfg.n_layers)
+    found: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        def hook_fn(z: Tensor, hook: Any) -> None:
+            found[layer] = z.detach().clone()
+
+        return hook_fn
+
+    with model.hooks(fwd_hooks=[(f"blocks.{layer}.attn.hook_z", keep(layer)) for layer in range(n_layers)]):
+        forward(model, batch, logits_at="last")
+    if missing := sorted(set(range(n_layers)) - set(found)):
+        raise HookNeverFired(
+            f"{model.cfg.model_name}: hook_z of layers {missing} did not fire in 1 forward pass."
+        )
+    return torch.stack([found[layer] for layer in range(n_layers)])

@@ -1,0 +1,183 @@
+"""Turn prompts into a `Batch` of tokens, with spans, answers and positions that padding cannot shift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ..datasets.prompts import Prompt, PromptSet
+from ..errors import BadOption, BadPrompts, EmptyPromptSet
+from .tokens import Codec, Tokens, span_mask
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts as tensors; row i is `prompts[i]`.
+
+    Attributes:
+        tokens: Token ids of the text (not of the answer), BOS included where the model takes one.
+        attention_mask: 1 where a real token stands (BOS included), 0 on padding.
+        spans: For every span name that any prompt has: True on the tokens that the span covers; a row whose prompt
+            lacks the name is all False.
+        answer_ids: Tokens of the answer as the text continues with it; -1 where there is none.
+        foil_ids: The same for the wrong answer.
+        prompts: What was encoded.
+        codec: The tokenizer's side of `encode`, kept so that `corrupted` can encode alike.
+        padding_side: Where the padding stands: `"left"` or `"right"`.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    attention_mask: Int[Tensor, "batch pos"]
+    spans: Mapping[str, Bool[Tensor, "batch pos"]]
+    answer_ids: Int[Tensor, "batch answer_pos"]
+    foil_ids: Int[Tensor, "batch answer_pos"]
+    prompts: tuple[Prompt, ...]
+    codec: Codec = field(repr=False, compare=False)
+    padding_side: str = "right"
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def last(self) -> Int[Tensor, " batch"]:
+        """Column of each row's last real token: the one whose logits predict the answer."""
+        columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        return (columns * self.attention_mask).argmax(dim=1)
+
+    @property
+    def positions(self) -> Int[Tensor, "batch pos"]:
+        """Absolute position counted over real tokens, the first (BOS) = 0; -1 on padding."""
+        counted = self.attention_mask.cumsum(dim=1) - 1
+        return counted.masked_fill(self.attention_mask == 0, -1)
+
+    @property
+    def lengths(self) -> Int[Tensor, " batch"]:
+        """Number of real tokens in each row."""
+        return self.attention_mask.sum(dim=1)
+
+    def to(self, device: Any) -> Batch:
+        """Return the batch with its tensors on a device; itself if they are there already."""
+        if self.tokens.device == torch.device(device):
+            return self
+        return self._map(lambda tensor: tensor.to(device), self.prompts)
+
+    def rows(self, rows: slice | Sequence[int]) -> Batch:
+        """Return some rows, at the same width."""
+        chosen = list(range(len(self)))[rows] if isinstance(rows, slice) else [int(row) for row in rows]
+        index = torch.tensor(chosen, dtype=torch.long, device=self.tokens.device)
+        return self._map(lambda tensor: tensor[index], tuple(self.prompts[row] for row in chosen))
+
+    def corrupted(self) -> Batch:
+        """Encode the `corrupted` texts, keeping answers and foils, so that a metric asks the same of both runs.
+
+        Span masks carry over to rows whose corrupted text has as many tokens; in other rows they are all False.
+
+        Raises:
+            BadPrompts: a prompt has no corrupted text.
+        """
+        for index, prompt in enumerate(self.prompts):
+            if not prompt.corrupted:
+                raise BadPrompts(
+                    f"prompt {index} ({prompt.text[:60]!r}) has no corrupted text; give every prompt one."
+                )
+        texts = [
+            replace(prompt, text=prompt.corrupted, corrupted=prompt.text, spans={}) for prompt in self.prompts
+        ]
+        encoded = [
+            self.codec.tokens(prompt.text, f"corrupted text of prompt {i}") for i, prompt in enumerate(texts)
+        ]
+        tokens, mask = _pad(encoded, self.codec.pad_id, self.padding_side)
+        spans = {name: torch.zeros(mask.shape, dtype=torch.bool) for name in self.spans}
+        for row, own in enumerate(encoded):
+            if len(own.ids) == int(self.lengths[row]):
+                for name, clean in self.spans.items():
+                    spans[name][row, mask[row].bool()] = clean[row, self.attention_mask[row].bool()].cpu()
+        device = self.tokens.device
+        return replace(
+            self,
+            tokens=tokens.to(device),
+            attention_mask=mask.to(device),
+            spans={name: span.to(device) for name, span in spans.items()},
+            prompts=tuple(texts),
+        )
+
+    def _map(self, change: Any, prompts: tuple[Prompt, ...]) -> Batch:
+        return replace(
+            self,
+            tokens=change(self.tokens),
+            attention_mask=change(self.attention_mask),
+            spans={name: change(span) for name, span in self.spans.items()},
+            answer_ids=change(self.answer_ids),
+            foil_ids=change(self.foil_ids),
+            prompts=prompts,
+        )
+
+
+def encode(
+    model: Any, prompts: PromptSet | Sequence[Prompt | str] | Prompt | str, *, padding_side: str | None = None
+) -> Batch:
+    """Encode prompts for a model.
+
+    BOS is prepended where the tokenizer does so or the model's configuration asks for it, as `model.to_tokens` does.
+    A span covers every token that shares a character with it, where a token's own leading blanks do not count. An
+    answer's tokens are those that `text + answer` has after the tokens of `text`.
+
+    Args:
+        model: The bridge, with its tokenizer.
+        prompts: A `PromptSet`, prompts, or plain texts.
+        padding_side: `"left"`, `"right"`, or None for the tokenizer's own.
+
+    Raises:
+        EmptyPromptSet: there are no prompts.
+        PromptTooLong: a text has more tokens than the context; the message has its index and both lengths.
+        BadSpan: a span lies outside its text or covers no token.
+        BadPrompts: an answer merges with the text's last token.
+    """
+    listed = [prompts] if isinstance(prompts, (str, Prompt)) else list(prompts)
+    if not listed:
+        raise EmptyPromptSet(
+            f"there is no prompt to run in {getattr(prompts, 'name', 'the list')!r}; give at least one."
+        )
+    chosen = tuple(Prompt(text=prompt) if isinstance(prompt, str) else prompt for prompt in listed)
+    codec = Codec.of(model)
+    side = padding_side or codec.padding_side
+    if side not in ("left", "right"):
+        raise BadOption(f"padding_side is {padding_side!r}; choose left or right.")
+    encoded = [codec.tokens(prompt.text, f"prompt {index}") for index, prompt in enumerate(chosen)]
+    tokens, mask = _pad(encoded, codec.pad_id, side)
+    names = list(dict.fromkeys(name for prompt in chosen for name in prompt.spans))
+    spans = {name: torch.zeros(mask.shape, dtype=torch.bool) for name in names}
+    for index, (prompt, own) in enumerate(zip(chosen, encoded, strict=True)):
+        for name, ranges in prompt.spans.items():
+            spans[name][index, mask[index].bool()] = span_mask(
+                own, prompt.text, name, ranges, f"prompt {index}"
+            )
+    answers = [
+        codec.continuation(prompt.text, prompt.answer, f"prompt {i}") for i, prompt in enumerate(chosen)
+    ]
+    foils = [codec.continuation(prompt.text, prompt.foil, f"prompt {i}") for i, prompt in enumerate(chosen)]
+    batch = Batch(tokens, mask, spans, _table(answers), _table(foils), chosen, codec, side)
+    return batch.to(model.cfg.device)
+
+
+def _pad(encoded: Sequence[Tokens], pad_id: int, side: str) -> tuple[Tensor, Tensor]:
+    """Line rows up at the right edge (left padding) or at the left edge."""
+    width = max(len(own.ids) for own in encoded)
+    tokens = torch.full((len(encoded), width), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(encoded), width), dtype=torch.long)
+    for row, own in enumerate(encoded):
+        start = width - len(own.ids) if side == "left" else 0
+        tokens[row, start : start + len(own.ids)] = torch.tensor(own.ids, dtype=torch.long)
+        mask[row, start : start + len(own.ids)] = 1
+    return tokens, mask
+
+
+def _table(ids: Sequence[Sequence[int]]) -> Int[Tensor, "batch answer_pos"]:
+    """Stack id lists of different lengths, -1 after the end; at least one column."""
+    width = max(1, *(len(row) for row in ids))
+    return torch.tensor([[*row, *([-1] * (width - len(row)))] for row in ids], dtype=torch.long)
