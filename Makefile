@@ -1,0 +1,47 @@
+# `make demo` and `make test` do all the set-up themselves. Needed: make, Python 3.11 or later with venv, pip.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+OUT ?= runs/demo
+
+.PHONY: help demo test lint types clean
+
+help:
+	@echo "make demo   score, check and report on the shipped models (report in $(OUT))"
+	@echo "make test   lint, types, tests, doctests, and the wheel in an environment of its own"
+	@echo "make clean  remove what these leave behind, .venv included; runs/ stays"
+
+demo: $(VENV)/.installed
+	$(BIN)/headscope demo --out $(OUT)
+
+test: export HF_HUB_OFFLINE := 1
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) build dist headscope.egg-info .pytest_cache .ruff_cache .hypothesis
+
+# The stamps say when the environment last followed these two files, so that a second call installs nothing.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.created
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[test]"
+	@touch $@
+
+$(VENV)/.created:
+	@for python in "$(PYTHON)" python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	  if [ -n "$$python" ] && "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "$$python -m venv $(VENV)"; exec sh -c '"$$0" -m venv $(VENV) && touch $@' "$$python"; \
+	  fi; \
+	done; \
+	echo "No Python 3.11 or later was found; name one: make PYTHON=/path/to/python" >&2; exit 1
