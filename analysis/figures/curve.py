@@ -1,5 +1,7 @@
 """The causal curve: what changes when the first k heads are changed, beside what random heads do."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -77,7 +79,7 @@ def causal_curve(
 
 def _add_arm(
     figure: go.Figure,
-    rows: pd.DataFrame,
+    rows: Any,  # the rows of `table` with this arm
     arm: str,
     baseline: float,
     colour: str,
