@@ -1,0 +1,77 @@
+"""Fixtures that load each test model once per session and hold that no test leaves a hook behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import ARCHITECTURES, write_model
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+_loaded: dict[str, Any] = {}
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that gives the folder of a tiny random model: gpt2, llama, qwen3 or gemma2."""
+    root = tmp_path_factory.mktemp("models")
+
+    def folder(architecture: str) -> Path:
+        path = root / f"tiny-{architecture}"
+        return path if path.exists() else write_model(architecture, path)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(model_folder: Callable[[str], Path]) -> Callable[[str], Any]:
+    """Return a function that loads a tiny random model by architecture, once per session."""
+    return lambda architecture: _load(str(model_folder(architecture)))
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def any_model(request: pytest.FixtureRequest, tiny: Callable[[str], Any]) -> Any:
+    """Each tiny random architecture in turn, loaded."""
+    return tiny(request.param)
+
+
+@pytest.fixture(scope="session")
+def planted() -> Any:
+    """The shipped model whose heads were written by hand."""
+    return _load("organism/planted")
+
+
+@pytest.fixture(scope="session")
+def stories() -> Any:
+    """A small trained Llama that is not part of the project; skips where it is absent."""
+    folder = SHARED / "models" / "stories260k"
+    if not folder.is_dir():
+        pytest.skip(
+            "../shared/models/stories260k is not here: it is an outside check, not part of the project"
+        )
+    return _load(str(folder))
+
+
+@pytest.fixture(autouse=True)
+def no_hook_is_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a hook on a model that other tests share."""
+    yield
+    left = {name: _hooked(model) for name, model in _loaded.items()}
+    for name, model in _loaded.items():
+        if left[name]:
+            model.reset_hooks()
+    assert not any(left.values()), f"hooks left behind: {left}"
+
+
+def _hooked(model: Any) -> list[str]:
+    return [name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks]
+
+
+def _load(name: str) -> Any:
+    if name not in _loaded:
+        from headscope.hooks.load import load
+
+        _loaded[name] = load(name)
+    return _loaded[name]
