@@ -1,7 +1,8 @@
 """Every mistake a user can make, as an exception that says what, where, the value seen and what to do next.
 
-A `CallError` means the call was wrong (command line exit status 2); a `RunError` means that a right call failed
-(exit status 1). Both are `HeadscopeError`s, so one `except` catches what is worth a message instead of a traceback.
+A `CallError` means the call was wrong (command line exit status 2); a `RunError` means that a right call
+failed (exit status 1). Both are `HeadscopeError`s, so one `except` catches what is worth a message instead
+of a traceback.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def nearest(name: str, choices: Iterable[str], *, few: int = 12) -> str:
         few: If nothing is near and there are at most this many choices, all of them are listed.
 
     Returns:
-        `" Nearest: a, b."`, `" Choose from: a, b, c."`, or `" There are none."`; always with its leading space.
+        `" Nearest: a, b."`, `" Choose from: a, b, c."`, or `" There are none."`; always with its leading
+        space.
 
     >>> nearest("inductoin", ["induction", "retrieval"])
     ' Nearest: induction.'

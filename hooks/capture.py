@@ -20,8 +20,8 @@ def each_pattern(
 ) -> None:
     """Show every layer's attention pattern to `visit(layer, pattern)` in one forward pass.
 
-    A pattern is freed as soon as `visit` returns (keep a clone of what you need), so that memory is one layer's, not
-    all layers'. Rows of padding queries mean nothing; use `batch.attention_mask`.
+    A pattern is freed as soon as `visit` returns (keep a clone of what you need), so that memory is one
+    layer's, not all layers'. Rows of padding queries mean nothing; use `batch.attention_mask`.
 
     Args:
         model: The bridge.

@@ -23,7 +23,8 @@ class SelfCheck:
 
     Attributes:
         pattern_edits: Whether an edit of `hook_pattern` changes the logits at every layer.
-        row_sum_error: Largest distance of an attention row's sum from 1; None where the model shows no pattern.
+        row_sum_error: Largest distance of an attention row's sum from 1; None where the model shows no
+            pattern.
     """
 
     pattern_edits: bool
@@ -34,8 +35,8 @@ class SelfCheck:
 def self_check(model: Any) -> SelfCheck:
     """Check attention rows, `hook_z` edits and `hook_pattern` edits on a few random tokens.
 
-    All layers are tried in one forward pass of `n_layers + 2` equal rows: row `layer` is edited at that layer only, the
-    last two rows stay as they are, and their difference says what rounding alone amounts to.
+    All layers are tried in one forward pass of `n_layers + 2` equal rows: row `layer` is edited at that
+    layer only, the last two rows stay as they are, and their difference says what rounding alone amounts to.
 
     Raises:
         HookNeverFired: a layer's `hook_z` did not fire.
@@ -76,8 +77,8 @@ def self_check(model: Any) -> SelfCheck:
     if not all(changed):
         dead = [layer for layer in range(n_layers) if not changed[layer]]
         raise NoEffect(
-            f"{name}: editing hook_z in layers {dead} leaves the logits as they were. Either these layers write nothing "
-            "(zero output weights) or the bridge ignores the edit; head ablations would be meaningless."
+            f"{name}: editing hook_z in layers {dead} leaves the logits as they were. Either these layers write "
+            "nothing (zero output weights) or the bridge ignores the edit; head ablations would be meaningless."
         )
     fired = set()
     pattern_hooks = [(f"blocks.{i}.attn.hook_pattern", least_attended(i)) for i in range(n_layers)]

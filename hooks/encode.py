@@ -22,8 +22,8 @@ class Batch:
     Attributes:
         tokens: Token ids of the text (not of the answer), BOS included where the model takes one.
         attention_mask: 1 where a real token stands (BOS included), 0 on padding.
-        spans: For every span name that any prompt has: True on the tokens that the span covers; a row whose prompt
-            lacks the name is all False.
+        spans: For every span name that any prompt has: True on the tokens that the span covers; a row whose
+            prompt lacks the name is all False.
         answer_ids: Tokens of the answer as the text continues with it; -1 where there is none.
         foil_ids: The same for the wrong answer.
         prompts: What was encoded.
@@ -73,9 +73,11 @@ class Batch:
         return self._map(lambda tensor: tensor[index], tuple(self.prompts[row] for row in chosen))
 
     def corrupted(self) -> Batch:
-        """Encode the `corrupted` texts, keeping answers and foils, so that a metric asks the same of both runs.
+        """Encode the `corrupted` texts, keeping answers and foils, so that a metric asks the same of both
+        runs.
 
-        Span masks carry over to rows whose corrupted text has as many tokens; in other rows they are all False.
+        Span masks carry over to rows whose corrupted text has as many tokens; in other rows they are all
+        False.
 
         Raises:
             BadPrompts: a prompt has no corrupted text.
@@ -123,9 +125,10 @@ def encode(
 ) -> Batch:
     """Encode prompts for a model.
 
-    BOS is prepended where the tokenizer does so or the model's configuration asks for it, as `model.to_tokens` does.
-    A span covers every token that shares a character with it, where a token's own leading blanks do not count. An
-    answer's tokens are those that `text + answer` has after the tokens of `text`.
+    BOS is prepended where the tokenizer does so or the model's configuration asks for it, as
+    `model.to_tokens` does. A span covers every token that shares a character with it, where a token's own
+    leading blanks do not count. An answer's tokens are those that `text + answer` has after the tokens of
+    `text`.
 
     Args:
         model: The bridge, with its tokenizer.

@@ -22,7 +22,8 @@ class Pass:
     """What hooks may know about the forward pass that is running.
 
     Attributes:
-        positions: Absolute position of every token fed in this pass, counted over real tokens with BOS = 0; -1 on padding.
+        positions: Absolute position of every token fed in this pass, counted over real tokens with BOS = 0;
+            -1 on padding.
         batch: The batch in a plain forward pass; None inside generation.
     """
 
@@ -55,13 +56,14 @@ def forward(
 ) -> Float[Tensor, "batch pos vocab"]:
     """Return next-token logits; a row's result does not depend on the rows and the padding beside it.
 
-    Gradients are computed only if the caller has them enabled (it usually wraps the call in `torch.no_grad()`).
+    Gradients are computed only if the caller has them enabled (it usually wraps the call in
+    `torch.no_grad()`).
 
     Args:
         model: The bridge.
         batch: Encoded prompts, padded on either side.
-        logits_at: `"all"` returns every column (`pos` is the batch's width, padding columns mean nothing); `"last"`
-            unembeds only each row's last real token and returns `[batch, 1, vocab]`.
+        logits_at: `"all"` returns every column (`pos` is the batch's width, padding columns mean nothing);
+            `"last"` unembeds only each row's last real token and returns `[batch, 1, vocab]`.
 
     Raises:
         NonFinite: a logit at a real token is NaN or infinite; the message names prompt and first layer.
@@ -120,6 +122,7 @@ def _explain_non_finite(model: Any, batch: Batch, finite: Bool[Tensor, " batch"]
         _call(model, batch)
     where = f"first in the output of layer {min(broken)}" if broken else "after the last layer"
     raise NonFinite(
-        f"{model.cfg.model_name}: logits of prompt {row} ({batch.prompts[row].text[:60]!r}) are NaN or infinite, {where}. "
+        f"{model.cfg.model_name}: logits of prompt {row} ({batch.prompts[row].text[:60]!r}) are NaN or infinite, "
+        f"{where}. "
         f"In {model.cfg.dtype} this is mostly overflow: load with dtype=torch.float32, or use a smaller gain."
     )

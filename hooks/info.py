@@ -19,8 +19,9 @@ class ModelInfo:
 
     Attributes:
         name: As given to `load`, or the last part of a folder's path.
-        digest: First 16 hex digits of the SHA-256 of the weights: of the folder's weight files where the model came
-            from one (so that dtype and device do not change it), otherwise of its parameters and buffers.
+        digest: First 16 hex digits of the SHA-256 of the weights: of the folder's weight files where the
+            model came from one (so that dtype and device do not change it), otherwise of its parameters and
+            buffers.
         n_kv_heads: Key-value heads; fewer than `n_heads` under grouped queries.
         pattern_edits: Whether an edit of `hook_pattern` changes the logits at every layer.
         folder: Where the weights were read from, None for a model that was built in memory.

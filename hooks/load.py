@@ -49,8 +49,8 @@ def load(
 ) -> TransformerBridge:
     """Load a model in evaluation mode and check once that its hooks work.
 
-    Shipped models and folders never touch the network, and neither does a hub id whose files are in the local cache.
-    Only safetensors weights are read, and no code from a model's repository is run.
+    Shipped models and folders never touch the network, and neither does a hub id whose files are in the
+    local cache. Only safetensors weights are read, and no code from a model's repository is run.
 
     Args:
         name: `organism/NAME`, a folder in Hugging Face form, or a hub id.
@@ -106,8 +106,8 @@ def _from_hub(name: str, shipped: dict[str, Path]) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HFValidationError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
@@ -185,7 +185,7 @@ def _check_folder(folder: Path, shown: str) -> None:
 
 def _boot(folder: Path, shown: str, device: Any, dtype: torch.dtype) -> TransformerBridge:
     try:
-        with _no_network():
+        with _no_network(), _no_progress_bar():
             return TransformerBridge.boot_transformers(
                 str(folder), device=device, dtype=dtype, trust_remote_code=False
             )
@@ -226,6 +226,20 @@ def _no_network() -> Iterator[None]:
                 os.environ.pop(key, None)
             else:
                 os.environ[key] = value
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar for a load that the caller did not ask to watch."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _check_weights(model: Any, shown: str) -> None:

@@ -76,8 +76,8 @@ class Codec:
         tokens = self._read(text)
         if len(tokens.ids) > self.n_ctx:
             raise PromptTooLong(
-                f"{where} ({text[:40]!r}...) has {len(tokens.ids)} tokens; {self.model_name} reads at most {self.n_ctx}. "
-                "Shorten it or choose a model with a longer context."
+                f"{where} ({text[:40]!r}...) has {len(tokens.ids)} tokens; {self.model_name} reads at most "
+                f"{self.n_ctx}. Shorten it or choose a model with a longer context."
             )
         if not tokens.ids:
             raise BadPrompts(
@@ -128,8 +128,8 @@ def span_mask(
 ) -> Bool[Tensor, " pos"]:
     """Mark the tokens that share a character with any of the ranges.
 
-    A token's leading blanks do not count (many tokenizers glue the blank before a word to it), so that a range which
-    ends with a blank does not catch the next word.
+    A token's leading blanks do not count (many tokenizers glue the blank before a word to it), so that a
+    range which ends with a blank does not catch the next word.
 
     Raises:
         BadSpan: a range lies outside the text, is empty, or no token covers it.

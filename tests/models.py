@@ -14,58 +14,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 N_LAYERS, N_HEADS, N_CTX = 3, 4, 128
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "bird",
-    "fish",
-    "fox",
-    "red",
-    "blue",
-    "green",
-    "gold",
-    "small",
-    "old",
-    "new",
-    "big",
-    "saw",
-    "took",
-    "found",
-    "lost",
-    "made",
-    "box",
-    "key",
-    "lamp",
-    "book",
-    "ring",
-    "in",
-    "on",
-    "under",
-    "near",
-    "by",
-    "and",
-    "then",
-    "so",
-    "but",
-    "said",
-    "gave",
-    "kept",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "moon",
-    "sun",
-    "rain",
-]
+_TEXT = (
+    "the a cat dog bird fish fox red blue green gold small old new big saw took found lost made box key lamp book "
+    "ring in on under near by and then so but said gave kept one two three four five six seven eight nine ten moon"
+)
+WORDS = _TEXT.split()
 ARCHITECTURES = ("gpt2", "llama", "qwen3", "gemma2")
 
 
