@@ -1,0 +1,147 @@
+"""Where an intervention acts: one layer of one forward pass, with what is needed to compute new head outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..errors import BadOption, BadSpan, nearest
+from .encode import Batch
+
+if TYPE_CHECKING:
+    from .references import References
+
+
+@dataclass(frozen=True)
+class Site:
+    """One layer in one pass. The tokens fed in this pass are the queries; keys are all tokens so far.
+
+    Attributes:
+        layer: Index of the layer.
+        z: Output of every query head before W_O; what an intervention replaces.
+        v: Values of all tokens so far, per *key-value* head; None where no intervention asked for them.
+        positions: Absolute position of each query among its row's real tokens, the first (BOS) = 0; -1 on padding.
+        key_positions: The same for every key column.
+        lengths: Number of real prompt tokens of each row. A generated token has a position >= this.
+        window: How many keys, the query's own included, a sliding-window layer lets a query see; None = all.
+        batch: The prompts being run, for span names and paired runs; None if the caller gave none.
+        references: Clean z of other runs, for `mean` and `resample`.
+    """
+
+    layer: int
+    z: Float[Tensor, "batch pos head d_head"]
+    v: Float[Tensor, "batch key_pos kv_head d_head"] | None
+    positions: Int[Tensor, "batch pos"]
+    key_positions: Int[Tensor, "batch key_pos"]
+    lengths: Int[Tensor, " batch"]
+    window: int | None = None
+    batch: Batch | None = None
+    references: References | None = None
+
+    def values(self, heads: Sequence[int]) -> Float[Tensor, "batch key_pos head d_head"]:
+        """Return the values that these query heads read, shared ones repeated."""
+        assert self.v is not None, "the intervention did not declare needs_values"
+        group = self.z.shape[2] // self.v.shape[2]
+        return self.v[:, :, [head // group for head in heads]]
+
+    def span(self, name: str) -> Bool[Tensor, "batch pos"]:
+        """Return which of the queries stand in a named span of their prompt; generated tokens never do.
+
+        Raises:
+            BadSpan: no batch is known, or it has no span of this name.
+        """
+        if self.batch is None:
+            raise BadSpan(
+                f"positions={name!r} names a span, but the prompts are not known: run the model through "
+                "headscope's forward or generate, or give intervene(..., batch=...)."
+            )
+        if name not in self.batch.spans:
+            raise BadSpan(f"positions={name!r}: no prompt has a span of this name.{nearest(name, self.batch.spans)}")
+        queries = self.z.shape[1]
+        start = self.key_positions.shape[1] - queries
+        mask = self.batch.spans[name][:, start : start + queries].to(self.z.device)
+        return torch.nn.functional.pad(mask, (0, queries - mask.shape[1]), value=False)
+
+
+def site_of(
+    model: Any,
+    layer: int,
+    z: Float[Tensor, "batch pos head d_head"],
+    v: Float[Tensor, "batch pos kv_head d_head"] | None,
+    batch: Batch,
+    references: References | None = None,
+) -> Site:
+    """Describe a layer in a plain forward pass of a whole batch, from its captured z and v."""
+    positions = batch.positions.to(z.device)
+    window = window_of(model, layer) if v is not None else None
+    return Site(layer, z, v, positions, positions, batch.lengths.to(z.device), window, batch, references)
+
+
+def window_of(model: Any, layer: int) -> int | None:
+    """Return how many keys a query of this layer may see, or None if it sees all earlier ones.
+
+    Raises:
+        BadOption: in this layer z is not a weighted mean of `hook_v` over earlier keys, so spreading attention evenly
+            is not a running mean.
+    """
+    attn = model.blocks[layer].attn
+    hf_attn = attn.original_component
+    config = model.original_model.config
+    config = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
+    kind = kinds[layer] if kinds else ""
+    gate = attn._modules.get("gate")
+    obstacles = {
+        "its head outputs pass a gate": getattr(model.cfg, "gated_q_proj", False)
+        or getattr(gate, "original_component", None) is not None,
+        "it clips its values": getattr(config, "clip_qkv", None) is not None,
+        "it attends within chunks": kind == "chunked_attention",
+        "its attention is not causal": not getattr(attn, "is_causal", True),
+    }
+    for reason, holds in obstacles.items():
+        if holds:
+            raise BadOption(f"uniform: layer {layer} of {model.cfg.model_name} is not supported, {reason}; use mean or zero.")
+    if kind == "local":
+        return int(config.window_size)
+    if kind == "full_attention" or kind == "global":
+        return None
+    if hasattr(hf_attn, "sliding_window"):
+        window = hf_attn.sliding_window
+    else:
+        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return int(window) if window else None
+
+
+def running_mean(
+    values: Float[Tensor, "batch key_pos head d_head"],
+    real: Bool[Tensor, "batch key_pos"],
+    n_queries: int,
+    window: int | None = None,
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Average the values each query may see, every one with the same weight.
+
+    Formula: out_t = mean of v_j over real j with t - window < j <= t.
+    Shape and unit: the last `n_queries` columns, in the unit of v; 0 where a query sees no real key (left padding).
+
+    The sums run in float64, because a window is the difference of two long ones.
+
+    >>> v = torch.tensor([2.0, 4.0, 9.0]).reshape(1, 3, 1, 1)
+    >>> running_mean(v, torch.tensor([[True, True, True]]), 3).flatten().tolist()
+    [2.0, 3.0, 5.0]
+    >>> running_mean(v, torch.tensor([[False, True, True]]), 2, window=1).flatten().tolist()
+    [4.0, 9.0]
+    """
+    wide = torch.float32 if values.device.type == "mps" else torch.float64
+    n_keys = values.shape[1]
+    kept = values.masked_fill(~real[:, :, None, None], 0).to(wide)
+    sums = torch.nn.functional.pad(kept.cumsum(1), (0, 0, 0, 0, 1, 0))
+    counts = torch.nn.functional.pad(real.long().cumsum(1), (1, 0))
+    ends = torch.arange(n_keys - n_queries, n_keys, device=values.device) + 1
+    starts = (ends - (window or n_keys)).clamp(min=0)
+    count = (counts[:, ends] - counts[:, starts]).clamp(min=1)
+    return ((sums[:, ends] - sums[:, starts]) / count[:, :, None, None]).to(values.dtype)
