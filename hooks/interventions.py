@@ -71,7 +71,10 @@ class Intervention(ABC):
         return [head.index for head in self.heads if head.layer == layer]
 
     def prepare(self, references: References, batch: Batch | None) -> None:
-        """Make the reference runs that `new_z` will read, while no hook is active."""
+        """Make the reference runs that `new_z` will read, while no hook is active.
+
+        Called once before anything runs, perhaps with no batch, and again before each new batch.
+        """
 
     def defined(self, site: Site) -> Bool[Tensor, "batch pos"] | None:
         """Return where a new z exists; None means everywhere."""
@@ -154,18 +157,19 @@ class Resample(Intervention):
     kind: ClassVar[str] = "resample"
 
     def prepare(self, references: References, batch: Batch | None) -> None:
-        if batch is None:
-            raise BadOption(
-                "resample: the prompts are not known, so neither is their corrupted text: run the model through "
-                "headscope's forward or generate, or give intervene(..., batch=...)."
-            )
-        references.paired(batch)
+        if batch is not None:
+            references.paired(batch)
 
     def defined(self, site: Site) -> Bool[Tensor, "batch pos"] | None:
         return site.positions < site.lengths[:, None]
 
     def new_z(self, site: Site) -> Float[Tensor, "batch pos head d_head"]:
-        assert site.references is not None and site.batch is not None, "prepare was not called"
+        assert site.references is not None, "the runner made no References"
+        if site.batch is None:
+            raise BadOption(
+                "resample: the prompts are not known, so neither is their corrupted text: run the model through "
+                "headscope's forward or generate, or give intervene(..., batch=...)."
+            )
         paired = site.references.paired(site.batch)[site.layer][:, :, self.in_layer(site.layer)]
         rows = torch.arange(paired.shape[0], device=paired.device)[:, None]
         return paired[rows, site.positions.clamp(0, paired.shape[1] - 1)].to(site.z)

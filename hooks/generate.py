@@ -1,0 +1,250 @@
+"""Continue prompts token by token, with a key-value cache and interventions that know where in the text they are."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from ..datasets.prompts import Prompt, PromptSet
+from ..errors import BadOption, NonFinite, PromptTooLong
+from .encode import Batch, encode
+from .forward import Pass, announce
+from .intervene import intervene
+from .interventions import Intervention
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How one prompt went on.
+
+    Attributes:
+        prompt: What was continued.
+        tokens: The new token ids, the end-of-text or stop token included.
+        text: What they add to the prompt's text, without end-of-text and without the stop string and what follows it.
+        logprobs: Log-probability (nats, temperature 1) of each new token under the model as it ran.
+        stopped: True if it ended by itself, False if `max_new_tokens` cut it off.
+    """
+
+    prompt: Prompt
+    tokens: tuple[int, ...]
+    text: str
+    logprobs: tuple[float, ...]
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """One decoding step of one batch, after its tokens were chosen.
+
+    Attributes:
+        index: 0 for the step that feeds the last prompt token.
+        batch: The prompts, padded on the left.
+        tokens: What was fed.
+        next_tokens: What was chosen.
+        logits: What it was chosen from.
+        alive: False in rows that had stopped before this step; their values mean nothing.
+    """
+
+    index: int
+    batch: Batch
+    tokens: Int[Tensor, "batch 1"]
+    next_tokens: Int[Tensor, " batch"]
+    logits: Float[Tensor, "batch vocab"]
+    alive: Bool[Tensor, " batch"]
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    prompts: PromptSet | Sequence[Prompt | str] | Prompt | str,
+    *,
+    interventions: Intervention | Iterable[Intervention] = (),
+    max_new_tokens: int = 20,
+    temperature: float = 0.0,
+    seed: int = 0,
+    stop: str | None = None,
+    batch_size: int = 16,
+    on_step: Callable[[Step], None] | None = None,
+) -> tuple[Generation, ...]:
+    """Continue prompts, greedily or by sampling, and return one `Generation` each, in order.
+
+    All but the last prompt token are fed at once; then the last one, and each new one, alone. So in a decoding step
+    `hook_pattern` is a single row `[batch, head, 1, key_pos]`. A prompt's result does not depend on the batch it is in.
+
+    Args:
+        model: The bridge.
+        prompts: A `PromptSet`, prompts, or plain texts; "" continues BOS alone.
+        interventions: Applied throughout; their phase and positions are absolute, whatever is cached.
+        max_new_tokens: At most this many tokens each.
+        temperature: 0 takes the likeliest token; otherwise tokens are drawn from softmax(logits / temperature).
+        seed: With the same seed a prompt gets the same noise clean and changed, and in any batch. It is drawn per
+            prompt text; a text that occurs again in the call gets noise of its own.
+        stop: End a prompt when its new text contains this string. The model's end-of-text token always ends it.
+        batch_size: Prompts run together.
+        on_step: Called after every decoding step.
+
+    Raises:
+        EmptyPromptSet: there are no prompts.
+        PromptTooLong: a prompt with its continuation would not fit the context.
+        BadOption: a value is out of range.
+        HookNeverFired, NoEffect: an intervention did not intervene (see `intervene`).
+        NonFinite: a logit is NaN or infinite.
+    """
+    _check_options(max_new_tokens, temperature, stop, batch_size)
+    whole = encode(model, prompts, padding_side="left")
+    _check_lengths(model, whole, max_new_tokens)
+    noise = _noise(whole.prompts, seed) if temperature else None
+    ended = _end_tokens(model)
+    done: list[Generation] = []
+    with intervene(model, interventions):
+        for start in range(0, len(whole), batch_size):
+            rows = slice(start, start + batch_size)
+            batch = encode(model, whole.prompts[rows], padding_side="left")
+            choose = _chooser(temperature, noise[rows] if noise else None)
+            done += _continue(model, batch, max_new_tokens, choose, stop, ended, on_step)
+    return tuple(done)
+
+
+def _continue(
+    model: Any,
+    batch: Batch,
+    max_new_tokens: int,
+    choose: Callable[[Tensor], Tensor],
+    stop: str | None,
+    ended: set[int],
+    on_step: Callable[[Step], None] | None,
+) -> list[Generation]:
+    """Run one batch to its end."""
+    mask, cache = batch.attention_mask, DynamicCache(config=model.original_model.config)
+    alive = torch.ones(len(batch), dtype=torch.bool, device=mask.device)
+    tokens: list[list[int]] = [[] for _ in batch.prompts]
+    logprobs: list[list[float]] = [[] for _ in batch.prompts]
+    if mask.shape[1] > 1:
+        _feed(model, batch, batch.tokens[:, :-1], mask[:, :-1], cache)
+    fed = batch.tokens[:, -1:]
+    for index in range(max_new_tokens):
+        logits = _feed(model, batch, fed, mask, cache)
+        _check_finite(model, batch, logits, alive, index)
+        chosen = choose(logits).to(mask.device)
+        logprob = logits.float().log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+        step = Step(index, batch, fed, chosen, logits, alive.clone())
+        for row in alive.nonzero()[:, 0].tolist():
+            tokens[row].append(int(chosen[row]))
+            logprobs[row].append(float(logprob[row]))
+            if tokens[row][-1] in ended or (stop and stop in _text(model, batch, row, tokens[row], ended)):
+                alive[row] = False
+        if on_step is not None:
+            on_step(step)
+        if not bool(alive.any()):
+            break
+        fed, mask = chosen[:, None], torch.cat([mask, mask.new_ones(len(batch), 1)], dim=1)
+    return [
+        Generation(
+            prompt,
+            tuple(tokens[row]),
+            _text(model, batch, row, tokens[row], ended).split(stop)[0] if stop else _text(model, batch, row, tokens[row], ended),
+            tuple(logprobs[row]),
+            not bool(alive[row]),
+        )
+        for row, prompt in enumerate(batch.prompts)
+    ]
+
+
+def _feed(
+    model: Any, batch: Batch, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch key_pos"], cache: DynamicCache
+) -> Float[Tensor, "batch vocab"]:
+    """Run the next tokens on top of the cache, which grows, and return the logits of the last one."""
+    positions = (mask.cumsum(1) - 1).masked_fill(mask == 0, -1)[:, -tokens.shape[1] :]
+    keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.original_model.forward).parameters else {}
+    with announce(model, Pass(positions, batch)):
+        logits = model(tokens, attention_mask=mask, past_key_values=cache, output_attentions=False, **keep)
+    return logits[:, -1]
+
+
+def _chooser(temperature: float, noise: Sequence[torch.Generator] | None) -> Callable[[Tensor], Tensor]:
+    """Return what picks each row's next token: the maximum, after adding Gumbel noise where one samples."""
+
+    def choose(logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
+        if noise is None:
+            return logits.argmax(-1)
+        # Adding -log(-log u) and taking the maximum draws from the softmax with noise that does not depend on the
+        # logits, so that clean and changed runs differ by the change alone.
+        u = torch.stack([torch.rand(logits.shape[-1], generator=own, dtype=torch.float64) for own in noise])
+        gumbel = -torch.log(-torch.log(u.clamp(min=torch.finfo(torch.float64).tiny)))
+        return (logits.double().cpu() / temperature + gumbel).argmax(-1)
+
+    return choose
+
+
+def _noise(prompts: Sequence[Prompt], seed: int) -> list[torch.Generator]:
+    """Give every prompt a generator of its own, fixed by the seed, its text and which occurrence of it this is."""
+    seen: Counter[str] = Counter()
+    generators = []
+    for prompt in prompts:
+        digest = hashlib.sha256(f"{seed}\0{seen[prompt.text]}\0{prompt.text}".encode()).digest()
+        generators.append(torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
+        seen[prompt.text] += 1
+    return generators
+
+
+def _end_tokens(model: Any) -> set[int]:
+    """Return the ids that end a text, from generation settings, configuration and tokenizer."""
+    found: set[int] = set()
+    hf_model = model.original_model
+    for source in (getattr(hf_model, "generation_config", None), hf_model.config, model.tokenizer):
+        ids = getattr(source, "eos_token_id", None)
+        found |= set(ids) if isinstance(ids, (list, tuple)) else set() if ids is None else {int(ids)}
+    return found
+
+
+def _text(model: Any, batch: Batch, row: int, new: Sequence[int], ended: set[int]) -> str:
+    """Return what new tokens add to a prompt's text; the prompt is decoded with them, as it decides about blanks."""
+    new = list(new[:-1]) if new and new[-1] in ended else list(new)
+    before = batch.tokens[row][batch.attention_mask[row].bool()].tolist()
+    decode = model.tokenizer.decode
+    head, full = (decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) for ids in (before, before + new))
+    if full.startswith(head):
+        return full[len(head) :]
+    return decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _check_options(max_new_tokens: int, temperature: float, stop: str | None, batch_size: int) -> None:
+    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if not isinstance(value, int) or value < 1:
+            raise BadOption(f"{name} is {value!r}; give a whole number of at least 1.")
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise BadOption(f"temperature is {temperature!r}; give 0 for the likeliest token, or a positive number.")
+    if stop == "":
+        raise BadOption("stop is an empty string, which every text contains; give a text, or None.")
+
+
+def _check_lengths(model: Any, batch: Batch, max_new_tokens: int) -> None:
+    n_ctx = int(model.cfg.n_ctx)
+    for index, length in enumerate(batch.lengths.tolist()):
+        # The last new token is not fed, so it needs no place.
+        if length + max_new_tokens - 1 > n_ctx:
+            raise PromptTooLong(
+                f"prompt {index} has {length} tokens and with {max_new_tokens} new ones exceeds the context of {n_ctx} of "
+                f"{model.cfg.model_name}; shorten it, or ask for at most {max(n_ctx - length + 1, 0)} new tokens."
+            )
+
+
+def _check_finite(model: Any, batch: Batch, logits: Tensor, alive: Tensor, index: int) -> None:
+    broken = ~torch.isfinite(logits).all(-1) & alive
+    if bool(broken.any()):
+        row = int(broken.nonzero()[0])
+        raise NonFinite(
+            f"{model.cfg.model_name}: logits of prompt {row} of its batch ({batch.prompts[row].text[:60]!r}) are NaN or "
+            f"infinite at new token {index}. In {model.cfg.dtype} this is mostly overflow: load with dtype=torch.float32, "
+            "or use a smaller gain."
+        )
