@@ -9,5 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from hypothesis import settings
 
+pytest_plugins = ["fixtures_models"]
+
 settings.register_profile("headscope", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("headscope")
