@@ -72,7 +72,9 @@ class Option:
             if converted is not _NO:
                 return converted
         expected = " or ".join(_kind_name(kind) for kind in _kinds(self.type))
-        raise BadOption(f"{where}: option {self.name}={value!r}: expected {expected} (default {_shown(self.default)}).")
+        raise BadOption(
+            f"{where}: option {self.name}={value!r}: expected {expected} (default {_shown(self.default)})."
+        )
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Method:
         data: Name of the prompts made for it when the user gives none.
         higher: What a high score says, in words: "higher = ...".
         reference: The paper, with its arXiv id.
-        alternative: Which side of the chance level counts as a finding.
+        alternative: Which side of the chance level counts as a finding; None where there is no test against chance.
         metric: Name of the metric that the causal check uses when none is given.
         phase: Phase in which the causal check intervenes when none is given.
     """
@@ -97,7 +99,7 @@ class Method:
     data: str
     higher: str
     reference: str = ""
-    alternative: Alternative = "greater"
+    alternative: Alternative | None = "greater"
     metric: str = "answer_logprob"
     phase: str = "all"
     options: Mapping[str, Option] = field(default_factory=dict)
@@ -106,6 +108,11 @@ class Method:
     def summary(self) -> str:
         """First line of the function's docstring."""
         return (inspect.getdoc(self.function) or self.name).splitlines()[0]
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the function draws random numbers, and so takes the seed."""
+        return "seed" in inspect.signature(self.function).parameters
 
     def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Check the given options and fill in the defaults.
@@ -130,7 +137,7 @@ def method(
     data: str,
     higher: str,
     reference: str = "",
-    alternative: Alternative = "greater",
+    alternative: Alternative | None = "greater",
     metric: str = "answer_logprob",
     phase: str = "all",
 ) -> Callable[[F], F]:
@@ -143,11 +150,15 @@ def method(
     def register(function: F) -> F:
         if name in _METHODS:
             taken = _METHODS[name].function
-            raise ValueError(f"method {name!r} is already registered by {taken.__module__}.{taken.__qualname__}")
+            raise ValueError(
+                f"method {name!r} is already registered by {taken.__module__}.{taken.__qualname__}"
+            )
         parameters = inspect.signature(function).parameters
         kind = next(iter(parameters), "")
         if kind not in ("pattern", "model"):
-            raise ValueError(f"method {name!r}: the first parameter is {kind!r}, expected 'pattern' or 'model'")
+            raise ValueError(
+                f"method {name!r}: the first parameter is {kind!r}, expected 'pattern' or 'model'"
+            )
         hints = typing.get_type_hints(function)
         options = {
             p.name: Option(p.name, hints.get(p.name, str), p.default)

@@ -90,7 +90,9 @@ class HeadScores:
 
     def __repr__(self) -> str:
         n_layers, n_heads = self.values.shape
-        best = ", ".join(f"{head} {self.values[head]:.3f}" for head in self._ranked[:3]) or "no head has a score"
+        best = (
+            ", ".join(f"{head} {self.values[head]:.3f}" for head in self._ranked[:3]) or "no head has a score"
+        )
         state = "causally checked" if self.causal else "from attention alone"
         return f"HeadScores({self.method} of {self.model}, {n_layers}×{n_heads} heads, {state}: {best})"
 
@@ -118,11 +120,13 @@ class HeadScores:
             )
         return self._ranked[:k]
 
-    def heatmap(self) -> Figure:
+    def heatmap(self, *, dark: bool = False) -> Figure:
         """Draw the scores as a grid, layer by head; heads that were not run are marked as such."""
         from .figures import head_grid
 
-        return head_grid(self)
+        table = self.table().sort_values(["layer", "head"])
+        low, high, n = (table[name].to_numpy().reshape(self.values.shape) for name in ("low", "high", "n"))
+        return head_grid(self.values, name=self.method, low=low, high=high, n=n, dark=dark)
 
     def save(self, folder: str | Path) -> Path:
         """Write `scores.parquet`, `samples.parquet` and, last, `scores.json` into a folder.
@@ -193,7 +197,9 @@ class HeadScores:
                 notes=tuple(map(str, meta["notes"])),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise BadRun(f"{path}: {type(error).__name__}: {error}. The file is damaged: score again.") from error
+            raise BadRun(
+                f"{path}: {type(error).__name__}: {error}. The file is damaged: score again."
+            ) from error
 
     @cached_property
     def _ranked(self) -> tuple[Head, ...]:
@@ -218,7 +224,9 @@ class HeadScores:
         table = pd.DataFrame(
             dict(zip(COLUMNS, [layer, head, *(column.ravel() for column in columns)], strict=True))
         )
-        return table.sort_values("score", ascending=False, kind="stable", na_position="last", ignore_index=True)
+        return table.sort_values(
+            "score", ascending=False, kind="stable", na_position="last", ignore_index=True
+        )
 
 
 def _long(samples: np.ndarray) -> pd.DataFrame:
@@ -238,7 +246,9 @@ def _grid(path: Path, axes: list[str], value: str, shape: tuple[int, ...]) -> np
     table = read_table(path)
     lacking = [name for name in (*axes, value) if name not in table.columns]
     if lacking:
-        raise BadRun(f"{path}: column {lacking[0]!r} is missing; it has {', '.join(map(str, table.columns))}.")
+        raise BadRun(
+            f"{path}: column {lacking[0]!r} is missing; it has {', '.join(map(str, table.columns))}."
+        )
     if len(table) != np.prod(shape):
         raise BadRun(f"{path}: {len(table)} rows, expected {np.prod(shape)} ({' × '.join(map(str, shape))}).")
     index = tuple(table[name].to_numpy(dtype=np.int64) for name in axes)

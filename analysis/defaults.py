@@ -1,0 +1,139 @@
+"""Make the prompts that a method needs when the user gives none, from the model's own vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from ..datasets.needle import needle
+from ..datasets.prompts import Prompt, PromptSet
+from ..errors import MissingData, nearest
+from ..hooks.info import describe
+
+_OWN_SKILLS = "organism/text"  # has prompts of every kind in its vocabulary of a few hundred words
+_COPY = 32  # tokens that are repeated, where the context holds them twice
+_TRIES = 300  # random tokens tried for one place, before the prompt is begun anew
+_BEGUN = 20
+
+
+def default_prompts(model: Any, kind: str, seed: int = 0, *, n: int | None = None) -> PromptSet:
+    """Make prompts of a kind for a model.
+
+    Args:
+        model: The bridge; its tokenizer and context length decide what fits.
+        kind: `repeated` (random tokens, then the same again) or `needle` (one fact in a long text); for
+            `organism/text`, any of its skills.
+        seed: Same model and seed, same prompts.
+        n: Number of prompts; by default 32, and 64 of `needle`, of which some may not count.
+
+    Raises:
+        MissingData: There are no such prompts for this model.
+    """
+    n = n or (64 if kind == "needle" else 32)
+    if describe(model).name == _OWN_SKILLS:
+        from ..datasets.skills import SKILLS
+
+        if kind in SKILLS:
+            return SKILLS[kind](n, seed=seed, split="test")
+        raise MissingData(f"{kind}: {_OWN_SKILLS} has no prompts of this kind.{nearest(kind, SKILLS)}")
+    if kind == "repeated":
+        return repeated_tokens(model, n, seed)
+    if kind == "needle":
+        return _needles(model, n, seed)
+    raise MissingData(
+        f"{kind}: there are no such prompts for {model.cfg.model_name}.{nearest(kind, ['repeated', 'needle'])} "
+        "Or give a file of prompts."
+    )
+
+
+def repeated_tokens(model: Any, n: int, seed: int = 0) -> PromptSet:
+    """Repeat random tokens of the vocabulary: what induction and previous-token heads are measured on.
+
+    Tokens are drawn one by one and kept if the text so far turns back into exactly these tokens; bytes and pieces
+    that a tokenizer would merge with their neighbour are passed over, and so is what cannot be printed. No token stands twice within a copy. The last
+    token of the second copy is left out as the answer; `corrupted` has another token in its place in the first copy.
+    Spans: `first`, `repeat` (the two copies), and `target`, the token that an induction head at the end attends to.
+
+    Raises:
+        MissingData: The tokenizer has too few tokens that survive this.
+    """
+    length = min(_COPY, (int(model.cfg.n_ctx) - 2) // 2, (len(model.tokenizer) - 1) // 2)
+    if length < 2:
+        raise MissingData(f"{model.cfg.model_name}: too few tokens or too short a context to repeat anything.")
+    tokenizer = model.tokenizer
+    special = set(tokenizer.all_special_ids)
+    drawn = [i for i in range(len(tokenizer)) if i not in special]
+    made = []
+    for index in range(n):
+        random = Random(f"repeated-tokens/{seed}/{index}")
+        for _ in range(_BEGUN):
+            prompt = _repeat(tokenizer, drawn, length, random)
+            if prompt is not None:
+                made.append(prompt)
+                break
+        else:
+            raise MissingData(
+                f"{model.cfg.model_name}: found no {length} random tokens that stay themselves when their text is "
+                "encoded again. Give prompts that repeat something."
+            )
+    return PromptSet("repeated", tuple(made))
+
+
+def _repeat(tokenizer: Any, drawn: Sequence[int], length: int, random: Random) -> Prompt | None:
+    """Write one prompt, or None where the copies do not fit together."""
+    copy: list[int] = []
+    for _ in range(length + 1):  # one more than needed: the foil
+        for _ in range(_TRIES):
+            token = random.choice(drawn)
+            if token in copy or not _text(tokenizer, [token]).strip().isprintable():
+                continue
+            if _survives(tokenizer, [*copy, token]):
+                copy.append(token)
+                break
+        else:
+            return None
+    *copy, foil = copy
+    wrong = [*copy[:-1], foil]
+    shown, corrupted = copy + copy[:-1], wrong + copy[:-1]
+    if not all(_survives(tokenizer, ids) for ids in (copy + copy, shown + [foil], shown, corrupted)):
+        return None
+    text = _text(tokenizer, shown)
+    whole, whole_foil = _text(tokenizer, copy + copy), _text(tokenizer, shown + [foil])
+    if not (whole.startswith(text) and whole_foil.startswith(text)):
+        return None
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    spans = {
+        "first": ((offsets[0][0], offsets[length - 1][1]),),
+        "repeat": ((offsets[length][0], offsets[-1][1]),),
+        "target": (tuple(offsets[length - 1]),),
+    }
+    return Prompt(text, whole[len(text) :], whole_foil[len(text) :], _text(tokenizer, corrupted), spans)
+
+
+def _text(tokenizer: Any, ids: Sequence[int]) -> str:
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def _survives(tokenizer: Any, ids: Sequence[int]) -> bool:
+    """Whether the text of these tokens is encoded as these tokens again."""
+    return tokenizer(_text(tokenizer, ids), add_special_tokens=False)["input_ids"] == list(ids)
+
+
+def _needles(model: Any, n: int, seed: int) -> PromptSet:
+    """Hide one fact in as much generated text as the context holds, up to 512 tokens."""
+    tokenizer = model.tokenizer
+
+    def count(text: str) -> int:
+        return len(tokenizer(text)["input_ids"])
+
+    longest = min(512, int(model.cfg.n_ctx) - 50)  # the answer must still fit behind the prompt
+    return needle(n, seed=seed, length=longest, count=count)
+
+
+def as_prompt_set(prompts: Any) -> PromptSet:
+    """Name what the user gave: a `PromptSet` as it is; one text, one `Prompt` or a list of either as `prompts`."""
+    if isinstance(prompts, PromptSet):
+        return prompts
+    listed: Sequence[Any] = [prompts] if isinstance(prompts, (str, Prompt)) else list(prompts)
+    return PromptSet("prompts", tuple(Prompt(item) if isinstance(item, str) else item for item in listed))
