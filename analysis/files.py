@@ -83,15 +83,22 @@ def publish_folder(path: str | Path) -> Iterator[Path]:
         The hidden folder beside it.
 
     Raises:
-        CannotWrite: The system refused, while filling or while publishing.
+        CannotWrite: The system refused, while filling or while publishing; or the path is a folder with other
+            files.
     """
     path = Path(path)
+    others = _files_of_others(path)
     fresh, old = path.with_name(_hidden(path.name)), path.with_name(_hidden(path.name))
     with _refusals_name(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             fresh.mkdir()
             yield fresh
+            for name in others:
+                if (path / name).is_dir():
+                    shutil.copytree(path / name, fresh / name, symlinks=True)
+                else:
+                    shutil.copy2(path / name, fresh / name, follow_symlinks=False)
             _sync_folder(fresh)
             if path.exists():
                 os.replace(path, old)
@@ -155,6 +162,26 @@ def read_table(path: str | Path) -> pd.DataFrame:
         return pd.read_parquet(path, engine="pyarrow")
     except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
         raise BadRun(f"{path}: not readable as parquet ({error}). Make the run again.") from error
+
+
+def _files_of_others(path: Path) -> list[str]:
+    """List what stands in a published folder beside its own files.
+
+    Raises:
+        CannotWrite: The folder was not published here.
+    """
+    found = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+    if not found:
+        return []
+    try:
+        manifest = read_json(path / "manifest.json")
+    except BadRun:
+        manifest = {}
+    if not str(manifest.get("format", "")).startswith("headscope-"):
+        raise CannotWrite(
+            f"{path}: the folder holds {found[0]} and is no run of Headscope. Choose a new folder."
+        )
+    return [name for name in found if name not in manifest.get("files", found)]
 
 
 def jsonable(value: object) -> object:

@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from .style import colorscale, finish, plain, theme, visible
 
-_MOST_LABELS = 64  # more token labels than this overlap
+_MOST_LABELS = 48  # more token labels than this overlap
+_MOST_GAPS = 100  # more lines between cells than this grey the picture
 _WARM, _GREY = "234,118,20", "128,136,148"
 
 
@@ -62,8 +63,8 @@ def pattern_figure(
             colorscale=colorscale(theme(dark).sequential),
             zmin=0,
             zmax=1,
-            xgap=1 if len(tokens) <= _MOST_LABELS else 0,
-            ygap=1 if len(queries) <= _MOST_LABELS else 0,
+            xgap=int(len(tokens) <= _MOST_GAPS),
+            ygap=int(len(queries) <= _MOST_GAPS),
             text=text,
             hoverinfo="text",
             hoverongaps=False,
@@ -74,7 +75,7 @@ def pattern_figure(
     rows = _labels(queries, shown)
     figure.update_xaxes(title="key", tickangle=-60, showgrid=False, zeroline=False, **keys)
     figure.update_yaxes(title="query", autorange="reversed", showgrid=False, zeroline=False, **rows)
-    side = int(np.clip(22 * len(queries), 160, 900))
+    side = int(np.clip(22 * len(queries), 160, 640))
     return finish(figure, dark, title, height=side + 150)
 
 

@@ -103,11 +103,32 @@ def test_a_folder_is_seen_only_when_it_is_complete(tmp_path):
     assert everything(tmp_path) == ["runs", "runs/one", "runs/one/a"]
 
 
-def test_a_folder_is_replaced_as_a_whole(tmp_path):
+def manifest(folder: Path, *names: str) -> None:
+    files.write_json(
+        folder / "manifest.json", {"format": "headscope-run/1", "files": ["manifest.json", *names]}
+    )
+
+
+def test_a_folder_is_replaced_as_a_whole_but_keeps_what_others_put_there(tmp_path):
     for name in ("a", "b"):
         with files.publish_folder(tmp_path / "one") as folder:
             files.write_atomically(folder / name, name)
-    assert everything(tmp_path) == ["one", "one/b"]
+            manifest(folder, name)
+        (tmp_path / "one" / "my notes").mkdir(exist_ok=True)
+        (tmp_path / "one" / "my notes" / "x").write_text("mine")
+        (tmp_path / "one" / "mine").write_text("mine")
+    assert everything(tmp_path / "one") == ["b", "manifest.json", "mine", "my notes", "my notes/x"]
+
+
+@pytest.mark.parametrize("what", ["letters", "manifest.json"])
+def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path, what):
+    (tmp_path / what).write_text("{}")
+    with pytest.raises(CannotWrite, match="no run of Headscope"), files.publish_folder(tmp_path):
+        pytest.fail("the block must not run")
+    assert everything(tmp_path) == [what]
+    (tmp_path / "empty").mkdir()
+    with files.publish_folder(tmp_path / "empty"):
+        pass
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
@@ -116,6 +137,7 @@ def test_a_folder_stopped_half_way_leaves_the_old_one(tmp_path, stop, old):
     if old:
         (tmp_path / "one").mkdir()
         (tmp_path / "one" / "a").write_text("old")
+        manifest(tmp_path / "one", "a")
     before = everything(tmp_path)
     with pytest.raises(stop), files.publish_folder(tmp_path / "one") as folder:
         files.write_atomically(folder / "a", "new")
@@ -127,6 +149,7 @@ def test_a_folder_stopped_half_way_leaves_the_old_one(tmp_path, stop, old):
 def test_a_failure_while_the_old_folder_is_aside_brings_it_back(tmp_path, monkeypatch, stop):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a").write_text("old")
+    manifest(tmp_path / "one", "a")
     real, calls = os.replace, []
 
     def second_fails(source, target):
@@ -138,7 +161,7 @@ def test_a_failure_while_the_old_folder_is_aside_brings_it_back(tmp_path, monkey
     with pytest.raises((CannotWrite, KeyboardInterrupt)), files.publish_folder(tmp_path / "one"):
         monkeypatch.setattr(os, "replace", second_fails)
     assert len(calls) == 3  # aside, the failing one, back again
-    assert everything(tmp_path) == ["one", "one/a"]
+    assert everything(tmp_path) == ["one", "one/a", "one/manifest.json"]
     assert (tmp_path / "one" / "a").read_text() == "old"
 
 
