@@ -51,8 +51,9 @@ def repeated_tokens(model: Any, n: int, seed: int = 0) -> PromptSet:
     """Repeat random tokens of the vocabulary: what induction and previous-token heads are measured on.
 
     Tokens are drawn one by one and kept if the text so far turns back into exactly these tokens; bytes and pieces
-    that a tokenizer would merge with their neighbour are passed over, and so is what cannot be printed. No token stands twice within a copy. The last
-    token of the second copy is left out as the answer; `corrupted` has another token in its place in the first copy.
+    that a tokenizer would merge with their neighbour are passed over, and so is what cannot be printed. No token
+    stands twice within a copy. The last token of the second copy is left out as the answer; `corrupted` has another
+    token in its place in the first copy.
     Spans: `first`, `repeat` (the two copies), and `target`, the token that an induction head at the end attends to.
 
     Raises:
@@ -60,7 +61,9 @@ def repeated_tokens(model: Any, n: int, seed: int = 0) -> PromptSet:
     """
     length = min(_COPY, (int(model.cfg.n_ctx) - 2) // 2, (len(model.tokenizer) - 1) // 2)
     if length < 2:
-        raise MissingData(f"{model.cfg.model_name}: too few tokens or too short a context to repeat anything.")
+        raise MissingData(
+            f"{model.cfg.model_name}: too few tokens or too short a context to repeat anything."
+        )
     tokenizer = model.tokenizer
     special = set(tokenizer.all_special_ids)
     drawn = [i for i in range(len(tokenizer)) if i not in special]
@@ -96,10 +99,10 @@ def _repeat(tokenizer: Any, drawn: Sequence[int], length: int, random: Random) -
     *copy, foil = copy
     wrong = [*copy[:-1], foil]
     shown, corrupted = copy + copy[:-1], wrong + copy[:-1]
-    if not all(_survives(tokenizer, ids) for ids in (copy + copy, shown + [foil], shown, corrupted)):
+    if not all(_survives(tokenizer, ids) for ids in (copy + copy, [*shown, foil], shown, corrupted)):
         return None
     text = _text(tokenizer, shown)
-    whole, whole_foil = _text(tokenizer, copy + copy), _text(tokenizer, shown + [foil])
+    whole, whole_foil = _text(tokenizer, copy + copy), _text(tokenizer, [*shown, foil])
     if not (whole.startswith(text) and whole_foil.startswith(text)):
         return None
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]

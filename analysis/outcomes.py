@@ -23,7 +23,7 @@ from ..hooks.intervene import intervene
 from ..hooks.interventions import Intervention
 from ..hooks.metrics import METRICS, Metric
 
-Measure = Callable[[Any, PromptSet, Sequence[Intervention]], Float[np.ndarray, "prompt"]]
+Measure = Callable[[Any, PromptSet, Sequence[Intervention]], Float[np.ndarray, " prompt"]]
 
 _ROWS = 32  # prompts in one forward pass
 
@@ -42,7 +42,7 @@ class Outcome:
 
     def __call__(
         self, model: Any, prompts: PromptSet, interventions: Sequence[Intervention] = ()
-    ) -> Float[np.ndarray, "prompt"]:
+    ) -> Float[np.ndarray, " prompt"]:
         return np.asarray(self.measure(model, prompts, interventions), dtype=np.float64)
 
 

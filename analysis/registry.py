@@ -45,7 +45,7 @@ class Measured:
     """
 
     samples: Float[np.ndarray, "example layer head"]
-    chance: Float[np.ndarray, "example"] | None = None
+    chance: Float[np.ndarray, " example"] | None = None
     notes: tuple[str, ...] = ()
     values: Float[np.ndarray, "layer head"] | None = None
 

@@ -175,4 +175,6 @@ def _uncounted(samples: np.ndarray, measured: Measured) -> tuple[str, ...]:
     missing = int((~np.isfinite(samples).any(axis=(1, 2))).sum())
     if measured.notes or not missing:
         return ()
-    return (f"{missing} of {len(samples)} prompts gave no score: what the method asks about does not occur in them.",)
+    return (
+        f"{missing} of {len(samples)} prompts gave no score: what the method asks about does not occur in them.",
+    )

@@ -34,6 +34,9 @@ class Source(NamedTuple):
         return f"{self.name}@{self.digest}" if self.digest else self.name
 
 
+UNNAMED = Source("")
+
+
 @dataclass(frozen=True, eq=False)
 class HeadScores:
     """The scores of all heads of one model by one method on one prompt set.
@@ -58,11 +61,11 @@ class HeadScores:
     samples: Float[np.ndarray, "example layer head"] | None
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    model: Source = Source("")
-    data: Source = Source("")
+    model: Source = UNNAMED
+    data: Source = UNNAMED
     seed: int = 0
     higher: str = ""
-    chance: Float[np.ndarray, "example"] | None = None
+    chance: Float[np.ndarray, " example"] | None = None
     alternative: Alternative = "greater"
     causal: bool = False
     notes: tuple[str, ...] = ()
@@ -93,7 +96,7 @@ class HeadScores:
         best = (
             ", ".join(f"{head} {self.values[head]:.3f}" for head in self._ranked[:3]) or "no head has a score"
         )
-        state = "causally checked" if self.causal else "from attention alone"
+        state = "confirmed by intervention" if self.causal else "from attention alone"
         return f"HeadScores({self.method} of {self.model}, {n_layers}×{n_heads} heads, {state}: {best})"
 
     def table(self) -> pd.DataFrame:
@@ -209,7 +212,6 @@ class HeadScores:
 
     @cached_property
     def _table(self) -> pd.DataFrame:
-        n_layers, n_heads = self.values.shape
         missing = np.full(self.values.shape, np.nan)
         low = high = p = missing
         n = np.zeros(self.values.shape, dtype=np.int64)
@@ -219,7 +221,7 @@ class HeadScores:
             if self.chance is not None:
                 distance = self.samples - self.chance[:, None, None]
                 p = sign_flip(distance, alternative=self.alternative, seed=self.seed)
-        layer, head = np.divmod(np.arange(self.values.size), n_heads)
+        layer, head = np.divmod(np.arange(self.values.size), self.values.shape[1])
         columns = (self.values, low, high, p, benjamini_hochberg(p), n)
         table = pd.DataFrame(
             dict(zip(COLUMNS, [layer, head, *(column.ravel() for column in columns)], strict=True))

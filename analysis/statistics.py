@@ -27,8 +27,8 @@ _CELLS_A_BATCH = 2**22  # float64 values in one intermediate array: 32 MB
 class Interval(NamedTuple):
     """Lower and upper ends, in the unit of the samples; NaN where no interval can be given."""
 
-    low: Float[np.ndarray, "..."]
-    high: Float[np.ndarray, "..."]
+    low: Float[np.ndarray, " ..."]
+    high: Float[np.ndarray, " ..."]
 
 
 def bootstrap_mean(
@@ -108,7 +108,7 @@ def sign_flip(
     alternative: Alternative = "two-sided",
     n_permutations: int = 9999,
     seed: int = 0,
-) -> Float[np.ndarray, "..."]:
+) -> Float[np.ndarray, " ..."]:
     """Test whether the mean of paired effects is zero, by flipping the sign of whole prompts.
 
     The null is that every prompt's effect is symmetric about zero. Up to 12 prompts all sign patterns are tried and
@@ -165,7 +165,7 @@ def binomial_interval(n_hits: int, n_trials: int, *, confidence: float = 0.95) -
     return float(interval.low), float(interval.high)
 
 
-def benjamini_hochberg(p: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+def benjamini_hochberg(p: Float[np.ndarray, " ..."]) -> Float[np.ndarray, " ..."]:
     """Turn p-values into q-values: the share of false discoveries among all cells with a q at or below this one.
 
     NaN cells were not tested: they stay NaN and do not count as tests.
@@ -182,4 +182,6 @@ def _counts(prompts: np.ndarray, n_prompts: int) -> Float[np.ndarray, "resample 
     """Count how often each prompt was drawn in each resample; leading axes are flattened."""
     rows = prompts.reshape(-1, prompts.shape[-1]).astype(np.int64)
     cell = np.arange(len(rows))[:, None] * n_prompts + rows
-    return np.bincount(cell.ravel(), minlength=len(rows) * n_prompts).reshape(len(rows), n_prompts).astype(float)
+    return (
+        np.bincount(cell.ravel(), minlength=len(rows) * n_prompts).reshape(len(rows), n_prompts).astype(float)
+    )

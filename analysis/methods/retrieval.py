@@ -80,7 +80,9 @@ def retrieval(
     for index, prompt in enumerate(prompts):
         lacks = f"span {span!r}" if not prompt.spans.get(span) else "answer" if not prompt.answer else ""
         if lacks:
-            raise MissingData(f"{prompts.name}[{index}] ({prompt.text[:40]!r}) has no {lacks}: retrieval needs it.")
+            raise MissingData(
+                f"{prompts.name}[{index}] ({prompt.text[:40]!r}) has no {lacks}: retrieval needs it."
+            )
     watch = _Copies(model, span)
     hooks = [(f"blocks.{layer}.attn.hook_pattern", watch.row(layer)) for layer in range(watch.n_layers)]
     with model.hooks(fwd_hooks=hooks):
@@ -140,7 +142,9 @@ class _Copies:
     def __call__(self, step: Step) -> None:
         missing = sorted(set(range(self.n_layers)) - set(self._best))
         if missing:
-            raise HookNeverFired(f"{self._name}: hook_pattern of layers {missing} did not fire while decoding.")
+            raise HookNeverFired(
+                f"{self._name}: hook_pattern of layers {missing} did not fire while decoding."
+            )
         if step.index == 0:
             self._done.append(_Batch(step, self._span))
         width = step.batch.tokens.shape[1] + step.index

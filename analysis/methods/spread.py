@@ -51,5 +51,7 @@ def qk_distance(
     Reference: HeadVis' `qk_distance`, the mean |q − k| weighted by attention.
     """
     place = torch.arange(pattern.shape[-1], device=pattern.device, dtype=pattern.dtype)
-    distance = (place[:, None] - place[None, :]).abs()  # padding stands at one side only, so columns are enough
+    distance = (
+        place[:, None] - place[None, :]
+    ).abs()  # padding stands at one side only, so columns are enough
     return mean_over_queries((pattern * distance).sum(-1), real_tokens(batch))

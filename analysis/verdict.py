@@ -1,0 +1,154 @@
+"""Say in words whether a score is causal, and only what the numbers allow.
+
+At each k the top heads are compared, prompt by prompt, with each control. The difference is
+
+- *specific*, if against every control it is at least the margin and its sign-flip test passes 5 % after
+  Benjamini-Hochberg over all k (of the larger p-value of the controls);
+- *absent*, if against some control the whole interval lies below the margin: random heads do as much;
+- *open* otherwise: the prompts are too few to tell.
+
+Causal: specific at the smallest k, or at a larger one while smaller ones are open. Redundant: specific only from some
+larger k on, and absent below it: other heads stand in for the first ones. Not causal: absent at every k. Cannot tell:
+anything else, a missing control, or a model that fails the task to begin with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from ..hooks.heads import Head
+from .statistics import benjamini_hochberg
+
+_LEVEL = 0.05
+_IN_WORDS = {"same-layers": "random heads of the same layers", "anywhere": "random heads anywhere"}
+
+
+class Judgement(NamedTuple):
+    """A verdict in one term and in words."""
+
+    judgement: Literal["causal", "redundant", "not causal", "cannot tell"]
+    words: str
+
+
+def judge(
+    summary: pd.DataFrame,
+    *,
+    clean: Float[np.ndarray, " prompt"],
+    heads: Sequence[Head],
+    metric: str,
+    how: str,
+    margin: float,
+) -> Judgement:
+    """Judge the summary of a verification; the rules stand in the module's docstring.
+
+    Args:
+        summary: What `Verification.summary` gives.
+        clean: The metric on each prompt with nothing changed.
+        heads: The top heads, best first, at least as many as the largest k.
+        metric: Name of the metric.
+        how: The intervention, in words.
+        margin: The smallest difference worth calling one, in the metric's unit.
+    """
+    top = summary[summary["arm"] == "top"].set_index("k").sort_index()
+    controls = summary[summary["arm"] != "top"]
+    ks = [int(k) for k in top.index]
+    baseline = float(np.nanmean(clean))
+    states = _states(controls, ks, margin)
+    told = _Telling(top, controls, heads, metric, how, baseline)
+
+    here = clean[np.isfinite(clean)]
+    if np.isin(here, (0.0, 1.0)).all() and baseline <= margin:
+        return Judgement(
+            "cannot tell",
+            f"Cannot tell. With nothing changed, {metric} is only {baseline:.2f}: the model has nothing to lose here.",
+        )
+    if not len(controls):
+        return Judgement(
+            "cannot tell", f"Cannot tell. {told.at(ks[-1])} There is no control to compare with."
+        )
+    specific = [k for k in ks if states[k] == "specific"]
+    if specific:
+        first = specific[0]
+        strongest = max(specific, key=lambda k: abs(top.loc[k, "effect"]))  # pyright: ignore
+        more = f" {told.at(strongest)}" if strongest != first else ""
+        below = [k for k in ks if k < first]
+        if below and all(states[k] == "absent" for k in below):
+            return Judgement(
+                "redundant",
+                f"Redundant: it breaks at k={first}. {told.little(below)} {told.at(first)}{more}",
+            )
+        from_k = f" from k={first} on; below, the prompts are too few to tell" if below else ""
+        return Judgement("causal", f"Causal{from_k}. {told.at(first)}{more}")
+    if all(states[k] == "absent" for k in ks):
+        return Judgement("not causal", f"Not causal. {told.at(ks[-1])} {told.no_more(ks, margin)}")
+    fewest = int(top["n"].min())
+    why = "There are too few prompts." if fewest < 6 else "The intervals are too wide to tell."
+    return Judgement("cannot tell", f"Cannot tell. {told.at(ks[-1])} {why} Give more than {fewest} prompts.")
+
+
+def _states(controls: pd.DataFrame, ks: Sequence[int], margin: float) -> dict[int, str]:
+    kinds = controls["arm"].unique()
+    rows = {k: controls[controls["k"] == k] for k in ks}
+    worst = [rows[k]["excess_p"].max() if len(rows[k]) == len(kinds) else np.nan for k in ks]
+    states = {}
+    for k, q in zip(ks, benjamini_hochberg(np.array(worst, dtype=float)), strict=True):
+        if len(rows[k]) < len(kinds):
+            states[k] = "open"
+        elif q < _LEVEL and (rows[k]["excess"] >= margin).all():
+            states[k] = "specific"
+        elif (rows[k]["excess_high"] < margin).any():
+            states[k] = "absent"
+        else:
+            states[k] = "open"
+    return states
+
+
+class _Telling:
+    """Puts numbers into sentences."""
+
+    def __init__(
+        self,
+        top: pd.DataFrame,
+        controls: pd.DataFrame,
+        heads: Sequence[Head],
+        metric: str,
+        how: str,
+        baseline: float,
+    ) -> None:
+        self.top, self.controls, self.heads = top, controls, heads
+        self.metric, self.how, self.baseline = metric, how, baseline
+
+    def at(self, k: int) -> str:
+        row = self.top.loc[k]
+        which = "the top head" if k == 1 else f"the top {k} heads"
+        names = ", ".join(map(str, self.heads[:k])) if k <= 4 else f"{self.heads[0]} to {self.heads[k - 1]}"
+        verb = "takes" if k == 1 else "take"
+        said = [
+            f"Under {self.how}, {which} ({names}) {verb} {self.metric} from {self.baseline:.2f} to "
+            f"{row['value']:.2f} ({_signed(row)}, n={int(row['n'])})"
+        ]
+        for _, control in self.controls[self.controls["k"] == k].iterrows():
+            words = _IN_WORDS.get(str(control["arm"]), str(control["arm"]))
+            said.append(f"{words}: {_signed(control)}, paired p {_p(control['excess_p'])}")
+        return "; ".join(said) + "."
+
+    def little(self, ks: Sequence[int]) -> str:
+        parts = [f"k={k} {_signed(self.top.loc[k])}" for k in ks]
+        return f"The first heads alone do no more than random ones ({', '.join(parts)})."
+
+    def no_more(self, ks: Sequence[int], margin: float) -> str:
+        span = f"k={ks[0]}" if len(ks) == 1 else f"any k from {ks[0]} to {ks[-1]}"
+        return f"At {span} random heads move it as far, within {margin:g}."
+
+
+def _signed(row: pd.Series) -> str:
+    return f"{row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+
+
+def _p(p: float) -> str:
+    return "not tested" if not np.isfinite(p) else "< 0.001" if p < 0.001 else f"= {p:.3f}"
