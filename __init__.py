@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from .hooks.heads import Head
     from .hooks.intervene import intervene
     from .hooks.interventions import mean, resample, scale, uniform, zero
-    from .hooks.load import available, describe, load
+    from .hooks.info import describe
+    from .hooks.load import available, load
     from .hooks.sweep import sweep
 
 __version__ = "0.1.0"
 
 _HOME = {
     "load": "hooks.load",
-    "describe": "hooks.load",
+    "describe": "hooks.info",
     "available": "hooks.load",
     "Head": "hooks.heads",
     "encode": "hooks.encode",

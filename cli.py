@@ -131,9 +131,9 @@ def models(
             as_json, rows, [*lines, "Any folder in Hugging Face form and any hub id can be loaded too."]
         )
     with _working(f"check {check}"):
-        from .organisms.check import check_organism
+        from .analysis.check import check as run
 
-        found = check_organism(check, n=n, seed=seed)
+        found = run(check, n=n, seed=seed)
     rows = [one.record() for one in found]
     _print(as_json, {"model": check, "seed": seed, "checks": rows}, [str(one) for one in found])
     if not all(one.passed for one in found):
@@ -258,7 +258,7 @@ def generate(
 ) -> None:
     """Continue a text, clean and with changed heads.
 
-    Example: headscope generate -m organism/planted -p "a b c a b" --ablate L1H0 --how zero
+    Example: headscope generate -m organism/planted -p "apple banana orange apple" --ablate L2H1
     """
     with _working():
         changes = _interventions(ablate, how, scale or (), phase, prompt)

@@ -112,26 +112,26 @@ def third_party_imports() -> dict[str, str]:
     return {name: file for name, file in found.items() if name not in sys.stdlib_module_names}
 
 
+def declared(*, test: bool) -> set[str]:
+    """Names in pyproject.toml, in the form that pip compares them in."""
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    lists = [
+        PYPROJECT["project"]["dependencies"],
+        *(extras[name] for name in extras if test or name != "test"),
+    ]
+    return {re.split(r"[<>=\[ ]", item)[0].lower().replace("_", "-") for items in lists for item in items}
+
+
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
-    lists = [PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"].values()]
-    declared = {
-        re.split(r"[<>=\[ ]", item)[0].lower().replace("-", "_") for items in lists[:1] for item in items
-    }
-    extras = {
-        re.split(r"[<>=\[ ]", item)[0].lower().replace("-", "_") for items in lists[1:] for item in items
-    }
-    imported = third_party_imports()
+    imported = {name.replace("_", "-"): file for name, file in third_party_imports().items()}
     assert "headscope" not in imported, f"{imported['headscope']} imports its own package by name"
-    undeclared = {name: file for name, file in imported.items() if name not in declared | extras}
-    assert not undeclared
-    assert not declared - set(imported), "declared, but nothing imports it"
+    assert not {name: file for name, file in imported.items() if name not in declared(test=False)}
+    assert not declared(test=False) - set(imported), "declared, but nothing imports it"
 
 
 def test_every_declared_dependency_is_pinned_and_no_pin_names_a_place():
     pins = (CHECKOUT / "constraints.txt").read_text()
-    names = set(re.findall(r"^([\w-]+)==[\w.]+$", pins, flags=re.M))
-    lists = [PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"].values()]
-    assert {re.split(r"[<>=\[ ]", item)[0].lower() for items in lists for item in items} <= names
+    assert declared(test=True) <= set(re.findall(r"^([\w-]+)==[\w.]+$", pins, flags=re.M))
     assert not re.search(r"://|file:|--|\+", pins)
 
 

@@ -1,0 +1,240 @@
+"""The command line: what it prints, where, and with which exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import headscope.cli
+import pytest
+from headscope.errors import CallError, HookNeverFired, RunError, UnknownHead
+from typer.testing import CliRunner
+
+PLANTED = "organism/planted"
+COMMANDS = ["demo", "models", "methods", "score", "verify", "generate"]
+
+
+def call(*arguments: str, status: int = 0):
+    """Run one command in this process; its answer is in `stdout`, everything else in `stderr`."""
+    result = CliRunner().invoke(headscope.cli.app, list(arguments), prog_name="headscope")
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status, result.stderr
+    assert "Traceback" not in result.output
+    return result
+
+
+def test_help_lists_every_command_and_each_has_an_example():
+    listed = call("--help").stdout
+    for command in COMMANDS:
+        assert f"  {command} " in listed
+        text = call(command, "--help").stdout
+        assert f"Example: headscope {command}" in " ".join(text.split())
+
+
+def test_version():
+    assert call("--version").stdout.strip() == f"headscope {headscope.__version__}"
+
+
+def test_a_wrong_command_and_a_missing_argument_are_wrong_calls():
+    assert "Did you mean 'score'" in call("scroe", status=2).stderr
+    assert "METHOD" in call("score", status=2).stderr
+    assert "--model" in call("score", "induction", status=2).stderr
+
+
+def test_models_lists_the_shipped_ones():
+    names = [row["name"] for row in json.loads(call("models", "--json").stdout)]
+    assert PLANTED in names
+    assert all(name in call("models").stdout for name in names)
+
+
+def test_models_check_measures_and_says_so_in_the_exit_status(monkeypatch):
+    record = json.loads(call("models", "--check", PLANTED, "--json").stdout)
+    assert {"induction", "previous-token"} <= {check["name"] for check in record["checks"]}
+    assert all(check["passed"] for check in record["checks"])
+    monkeypatch.setattr(
+        "headscope.analysis.check.available", lambda: [_Card(PLANTED, {"induction": ["L0H0"]})]
+    )
+    assert "NOT  induction" in call("models", "--check", PLANTED, status=1).stdout
+
+
+class _Card:
+    def __init__(self, name, truth):
+        self.name, self.card = name, {"ground_truth": truth}
+
+
+def test_methods_lists_names_data_direction_and_options():
+    rows = {row["name"]: row for row in json.loads(call("methods", "--json").stdout)}
+    assert {"previous-token", "induction", "retrieval"} <= set(rows)
+    for row in rows.values():
+        assert row["data"] and row["higher"] and row["summary"]
+    text = call("methods").stdout
+    assert all(f"{name}: " in text for name in rows)
+
+
+def test_score_prints_the_top_heads_and_saves_the_run(tmp_path):
+    result = call("score", "induction", "--model", PLANTED, "-n", "4", "--out", str(tmp_path), "--json")
+    record = json.loads(result.stdout)
+    assert (record["heads"][0]["layer"], record["heads"][0]["head"]) == (2, 1)
+    assert record["heads"][0]["score"] > 0.9 > 0.5 > record["heads"][1]["score"]
+    assert record["causal"] is False
+    folder = Path(record["run"])
+    assert folder.parent == tmp_path
+    held = {"manifest.json", "prompts.jsonl", "report.html", "scores.json", "scores.parquet"}
+    assert held <= {file.name for file in folder.iterdir()}
+    text = call(
+        "score", "induction", "--model", PLANTED, "-n", "4", "--out", str(tmp_path), "--top", "2"
+    ).stdout
+    assert "L2H1" in text and f"Run: {folder}" in text
+    assert [file.name for file in tmp_path.iterdir()] == [folder.name]
+
+
+def test_score_takes_a_prompt_file_and_options(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"text": "apple banana orange apple banana orange"}\n' * 2)
+    result = call("score", "induction", "-m", PLANTED, "--data", str(path), "--out", str(tmp_path), "--json")
+    assert json.loads(result.stdout)["data"]["name"] == "mine"
+
+
+def test_a_dry_run_prints_the_plan_and_does_nothing(tmp_path):
+    out = tmp_path / "runs"
+    plan = json.loads(
+        call("score", "induction", "-m", PLANTED, "--out", str(out), "--dry-run", "--json").stdout
+    )
+    assert plan["plan"]["method"] == "induction" and plan["plan"]["model"] == PLANTED
+    assert "Would run" in call("demo", "--out", str(out), "--dry-run").stdout
+    call("generate", "-m", PLANTED, "-p", "apple", "--ablate", "L2H1", "--dry-run")
+    assert not out.exists()
+
+
+def test_generate_prints_clean_and_changed_text_side_by_side():
+    arguments = ["generate", "-m", PLANTED, "-p", "apple banana orange apple", "--max-new-tokens", "2"]
+    result = call(*arguments, "--ablate", "L2H1", "--how", "zero", "--json")
+    (row,) = json.loads(result.stdout)["texts"]
+    assert row["clean"].split() == ["banana", "orange"]
+    assert row["changed"].split()[:1] != ["banana"]
+    text = call(*arguments, "--ablate", "L2H1").stdout
+    assert "clean" in text and "changed" in text and "|" in text
+    assert "changed" not in call(*arguments).stdout
+    gained = json.loads(call(*arguments, "--scale", "L2H1=0", "--json").stdout)["texts"][0]
+    assert gained["changed"] == row["changed"]
+
+
+BAD_CALLS = [
+    (["score", "inductoin", "-m", PLANTED], "UnknownMethod: inductoin: no such method. Nearest: induction"),
+    (["score", "induction", "-m", "organism/plantd"], "UnknownModel: "),
+    (["score", "induction", "-m", "./no/such/folder"], "UnknownModel: "),
+    (["score", "induction", "-m", PLANTED, "--set", "treshold=1"], "UnknownOption: treshold: "),
+    (
+        ["score", "induction", "-m", PLANTED, "--set", "threshold"],
+        "BadOption: --set 'threshold': expected key=value",
+    ),
+    (
+        ["score", "induction", "-m", PLANTED, "--data", "missing.jsonl"],
+        "MissingData: missing.jsonl: no such file.",
+    ),
+    (["score", "induction", "-m", PLANTED, "--data", "reapeted"], "MissingData: reapeted: "),
+    (["verify", "runs/no-such-run"], "BadRun: runs/no-such-run: no such folder"),
+    (
+        ["generate", "-m", PLANTED, "-p", "apple", "--ablate", "L99H0"],
+        "UnknownHead: L99H0: organism/planted has layers 0-2",
+    ),
+    (["generate", "-m", PLANTED, "-p", "apple", "--ablate", "five"], "UnknownHead: 'five' is not a head"),
+    (
+        ["generate", "-m", PLANTED, "-p", "apple", "--ablate", "L0H0", "--how", "zeor"],
+        "BadOption: --how zeor",
+    ),
+    (
+        ["generate", "-m", PLANTED, "-p", "apple", "--scale", "L0H0"],
+        "BadOption: --scale L0H0: expected heads=gain",
+    ),
+    (
+        ["generate", "-m", PLANTED, "-p", "apple", "--ablate", "L0H0", "--phase", "x"],
+        "BadOption: uniform: phase 'x'",
+    ),
+    (["models", "--check", "organism/plantd"], "UnknownModel: organism/plantd: only shipped models"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD_CALLS, ids=[" ".join(a) for a, _ in BAD_CALLS])
+def test_a_wrong_call_is_one_message_and_exit_status_2(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call(*arguments, status=2)
+    assert result.stdout == ""
+    assert words in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_prompt_file_lists_every_bad_line(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"text": "abc", "spans": {"needle": [[1, 9]]}}\n{"txt": "abc"}\n')
+    error = call(
+        "score", "induction", "-m", PLANTED, "--data", str(path), "--out", str(tmp_path), status=2
+    ).stderr
+    assert "BadPrompts: " in error
+    assert "mine.jsonl:1: spans.needle[0]: ends at 9" in error and "mine.jsonl:2: txt: unknown field" in error
+    path.write_text("")
+    error = call(
+        "score", "induction", "-m", PLANTED, "--data", str(path), "--out", str(tmp_path), status=2
+    ).stderr
+    assert "EmptyPromptSet: " in error
+
+
+@pytest.mark.parametrize(("error", "status"), [(UnknownHead, 2), (HookNeverFired, 1)])
+def test_the_exit_status_tells_a_wrong_call_from_a_failed_run(monkeypatch, error, status):
+    def fail(*_, **__):
+        raise error("what happened")
+
+    monkeypatch.setattr("headscope.hooks.load.load", fail)
+    result = call("generate", "-m", PLANTED, "-p", "apple", status=status)
+    assert f"{error.__name__}: what happened" in result.stderr
+    assert issubclass(error, CallError if status == 2 else RunError)
+
+
+def test_ctrl_c_says_so_and_leaves_nothing(monkeypatch, tmp_path):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("headscope.analysis.run.write_report", interrupted)
+    result = call("score", "induction", "-m", PLANTED, "-n", "2", "--out", str(tmp_path), status=130)
+    assert "Interrupted" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_message_and_leaves_nothing(monkeypatch, tmp_path):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    result = call("score", "induction", "-m", PLANTED, "-n", "2", "--out", str(tmp_path / "runs"), status=1)
+    assert "CannotWrite: " in result.stderr and "No space left" in result.stderr
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_the_installed_command_is_pure_json_on_standard_output(tmp_path):
+    command = Path(sys.executable).parent / "headscope"
+    arguments = ["score", "induction", "-m", PLANTED, "-n", "2", "--out", str(tmp_path), "--json"]
+    done = subprocess.run([command, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["method"] == "induction"
+    manifest = json.loads((Path(json.loads(done.stdout)["run"]) / "manifest.json").read_text())
+    assert manifest["command"] == " ".join(["headscope", *arguments])
+
+
+@pytest.mark.slow
+def test_a_real_ctrl_c_ends_the_process_without_a_traceback(tmp_path):
+    command = [sys.executable, "-m", "headscope", "models", "--check", PLANTED]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=os.environ
+    )
+    assert process.stderr.readline().startswith("check")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 130 and out == ""
+    assert "Interrupted" in error and "Traceback" not in error
