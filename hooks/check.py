@@ -74,15 +74,16 @@ def self_check(model: Any) -> SelfCheck:
         raise HookNeverFired(
             f"{name}: hook_z of layers {missing} did not fire; this architecture cannot be edited by head."
         )
-    if not all(changed):
-        dead = [layer for layer in range(n_layers) if not changed[layer]]
+    live = [layer for layer in range(n_layers) if not _writes_nothing(model, layer)]
+    if dead := [layer for layer in live if not changed[layer]]:
         raise NoEffect(
-            f"{name}: editing hook_z in layers {dead} leaves the logits as they were. Either these layers write "
-            "nothing (zero output weights) or the bridge ignores the edit; head ablations would be meaningless."
+            f"{name}: editing hook_z in layers {dead} leaves the logits as they were, so the bridge ignores the edit "
+            "and head ablations would be meaningless; this architecture cannot be used."
         )
     fired = set()
     pattern_hooks = [(f"blocks.{i}.attn.hook_pattern", least_attended(i)) for i in range(n_layers)]
-    pattern_edits = all(_changed(model, tokens, pattern_hooks)) and len(fired) == n_layers
+    changed = _changed(model, tokens, pattern_hooks)
+    pattern_edits = all(changed[layer] for layer in live) and len(fired) == n_layers
     worst = max(sums.values()) if sums else None
     if worst is not None and worst > _tolerance(model):
         layer = max(sums, key=lambda one: sums[one])
@@ -104,6 +105,12 @@ def _changed(model: Any, tokens: Int[Tensor, "row pos"], hooks: list[tuple[str, 
         )
     rounding = (logits[-2] - clean).abs().max() + 1e-6 * clean.abs().max()
     return [bool((row - clean).abs().max() > 4 * rounding) for row in logits[:-2]]
+
+
+def _writes_nothing(model: Any, layer: int) -> bool:
+    """Say whether a layer's output projection is all zeros: then no edit of its heads can have an effect."""
+    output = getattr(model.blocks[layer].attn, "o", None)
+    return output is not None and not any(bool(weight.any()) for weight in output.parameters())
 
 
 def _random_tokens(model: Any) -> Int[Tensor, "1 pos"]:

@@ -24,7 +24,7 @@ class Pass:
     Attributes:
         positions: Absolute position of every token fed in this pass, counted over real tokens with BOS = 0;
             -1 on padding.
-        batch: The batch in a plain forward pass; None inside generation.
+        batch: The prompts that are run or, inside generation, continued.
     """
 
     positions: Int[Tensor, "batch pos"]

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from .check import SelfCheck, self_check
+from .find import weight_files
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def checked(model: Any) -> SelfCheck:
 
 def _digest_files(folder: Path) -> str:
     total = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()[:16]

@@ -102,7 +102,11 @@ class Codec:
         return both[len(before) :]
 
     def _read(self, text: str) -> Tokens:
-        """Tokenise as `TransformerBridge.to_tokens` does, untruncated and with offsets."""
+        """Tokenise as `TransformerBridge.to_tokens` does, untruncated and with offsets.
+
+        A text that is the BOS token itself is the empty text, so that BOS alone can be asked for and is not doubled.
+        """
+        text = "" if text == self.tokenizer.bos_token else text
         read = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
         ids, offsets = list(read["input_ids"]), [tuple(pair) for pair in read["offset_mapping"]]
         if self.tokenizer_appends_eos:

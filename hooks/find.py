@@ -1,0 +1,152 @@
+"""Find the folder that a model's name means: a shipped organism, a folder, or a snapshot from the hub."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadModelFolder, HubUnavailable, UnknownModel, nearest
+
+ORGANISMS = Path(__file__).resolve().parents[1] / "organisms"
+_PREFIX = "organism/"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+_HUB_FILES = {
+    "allow_patterns": ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
+    "ignore_patterns": ["*/*", "consolidated*"],  # other formats of the same weights
+}
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A shipped model: its name for `load`, what it is, and the whole `card.json`."""
+
+    name: str
+    folder: Path
+    summary: str
+    card: dict[str, Any]
+
+
+def available() -> tuple[ModelCard, ...]:
+    """List the shipped models by name."""
+    cards = []
+    for folder in sorted(path.parent for path in ORGANISMS.glob("*/config.json")):
+        path = folder / "card.json"
+        card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        cards.append(ModelCard(_PREFIX + folder.name, folder, str(card.get("summary", "")), card))
+    return tuple(cards)
+
+
+def find_model(name: str) -> tuple[Path, str]:
+    """Return the folder that holds a model, and the name to show for it."""
+    shipped = {card.name: card.folder for card in available()}
+    if name in shipped:
+        return shipped[name], name
+    if name.startswith(_PREFIX) or not name:
+        raise UnknownModel(f"no shipped model is called {name!r}.{nearest(name, shipped)}")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve(), path.resolve().name
+    if path.exists():
+        raise BadModelFolder(
+            f"{name} is a file; give the folder that holds config.json and model.safetensors."
+        )
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        beside = _folders_beside(path)
+        hint = (
+            nearest(name, beside) if beside else f" Check the path; shipped models are {', '.join(shipped)}."
+        )
+        raise UnknownModel(f"there is no folder {name!r}.{hint}")
+    return _from_hub(name, shipped), name
+
+
+def _folders_beside(path: Path) -> list[str]:
+    """List the model folders where a missing one was looked for."""
+    return [str(one.parent) for one in sorted(path.parent.glob("*/config.json"))]
+
+
+def _from_hub(name: str, shipped: dict[str, Path]) -> Path:
+    """Return the local snapshot of a hub repository, downloading it only if it is not cached."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    tail = nearest(name, shipped)
+    try:
+        folder = Path(snapshot_download(name, **_HUB_FILES, local_files_only=True))
+        if not _missing(folder):
+            return folder
+    except LocalEntryNotFoundError:
+        pass
+    except HFValidationError as error:
+        raise UnknownModel(f"{name!r} is no shipped model, no folder and no hub id.{tail}") from error
+    if constants.HF_HUB_OFFLINE:
+        raise HubUnavailable(
+            f"{name!r} is no shipped model and no folder, and as a hub id it is not in the local cache "
+            f"({constants.HF_HUB_CACHE}) while HF_HUB_OFFLINE is set. Unset it, or give a folder.{tail}"
+        )
+    try:
+        return Path(snapshot_download(name, **_HUB_FILES))
+    except GatedRepoError as error:
+        raise HubUnavailable(
+            f"{name!r} is gated on the hub: accept its terms there and set HF_TOKEN."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UnknownModel(
+            f"{name!r} is no shipped model, no folder, and the hub does not have it.{tail}"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise HubUnavailable(
+            f"{name!r} is no shipped model and no folder, and the hub cannot be reached to fetch it "
+            f"({type(error).__name__}). Connect, or give a folder.{tail}"
+        ) from error
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files that hold a folder's weights, whether they exist or not: one, or the shards of an index."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return (folder / "model.safetensors",)
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadModelFolder(f"{index} is not a weight index ({error}); copy it again.") from error
+    return tuple(folder / shard for shard in sorted(shards))
+
+
+def _missing(folder: Path) -> str:
+    """Say which file a model folder lacks, or return an empty string."""
+    if not (folder / "config.json").is_file():
+        return "config.json"
+    if absent := [path.name for path in weight_files(folder) if not path.is_file()]:
+        return ", ".join(absent)
+    return "" if any((folder / one).is_file() for one in _TOKENIZER_FILES) else "tokenizer.json"
+
+
+def check_folder(folder: Path, shown: str) -> None:
+    """Refuse a folder that cannot be loaded safely, before anything is read from it."""
+    missing = _missing(folder)
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    if missing.endswith(".safetensors") and pickles:
+        raise BadModelFolder(
+            f"{shown}: {folder} has its weights in {pickles[0]}, a pickle, which can run code when it is read. "
+            "Convert it: load it once with transformers where you trust it and save_pretrained() it."
+        )
+    if missing:
+        raise BadModelFolder(
+            f"{shown}: {folder} has no {missing}; a model folder needs config.json, model.safetensors "
+            "and tokenizer.json."
+        )
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadModelFolder(f"{path} is not JSON ({error}); copy it again.") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise BadModelFolder(f"{path} names no model_type; it is not a Hugging Face model configuration.")
