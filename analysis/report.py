@@ -28,7 +28,7 @@ from .attention import Attention
 from .figures import ARM_WORDS, causal_curve, head_grid, interval, number, pattern_figure, token_html
 from .files import write_atomically
 from .registry import get
-from .scores import HeadScores
+from .scores import FROM_ATTENTION, HeadScores
 from .verify import Verification
 
 ALONE = "attention alone, not checked causally"
@@ -137,9 +137,13 @@ def _section(part: Part, name: str, figures: dict[str, dict[str, Any]]) -> dict[
     scores, check = part.scores, part.verification
     known = tuple((part.known or {}).values())
     grid = _add(figures, f"{name}-grid", lambda dark: _grid(scores, known, dark))
-    curve = _add(figures, f"{name}-curve", lambda dark: _curve(check, dark)) if check is not None else None
+    curve = (
+        _add(figures, f"{name}-curve", lambda dark: check.figure(dark=dark)) if check is not None else None
+    )
     missing = int((~np.isfinite(scores.values)).sum())
-    skipped = [*scores.notes, *part.remarks]
+    said = (FROM_ATTENTION, f"Causal check: {part.answer}")  # in the verdict at the top
+    skipped = [note for note in scores.notes if note not in said]
+    skipped += [*(check.notes if check is not None else ()), *part.remarks]
     if missing:
         skipped.append(f"{missing} of {scores.values.size} heads were not run (grey cells with a cross).")
     return {
@@ -155,7 +159,7 @@ def _section(part: Part, name: str, figures: dict[str, dict[str, Any]]) -> dict[
         "grid": grid,
         "curve": curve,
         "check_rows": _check_rows(check) if check is not None else [],
-        "check_metric": check.metric if check is not None else "",
+        "check_metric": check.metric.replace("_", " ") if check is not None else "",
         "check_words": _check_words(check) if check is not None else "",
         "attention": _attention(part, name, figures),
         "skipped": skipped,
@@ -163,13 +167,10 @@ def _section(part: Part, name: str, figures: dict[str, dict[str, Any]]) -> dict[
 
 
 def _grid(scores: HeadScores, known: tuple[Head, ...], dark: bool) -> go.Figure:
+    """The scores' own figure, with the known heads framed."""
     table = scores.table().sort_values(["layer", "head"])
     low, high, n = (table[c].to_numpy().reshape(scores.values.shape) for c in ("low", "high", "n"))
     return head_grid(scores.values, name=scores.method, low=low, high=high, n=n, outlined=known, dark=dark)
-
-
-def _curve(check: Verification, dark: bool) -> go.Figure:
-    return causal_curve(check.table(), baseline=check.baseline, metric=check.metric, dark=dark)
 
 
 def _rows(part: Part) -> list[dict[str, Any]]:
@@ -198,22 +199,35 @@ def _rows(part: Part) -> list[dict[str, Any]]:
 
 
 def _check_rows(check: Verification) -> list[dict[str, Any]]:
-    """One row per arm and k; the draws of a control are averaged, its largest and smallest p are not."""
+    """One row per arm and k; p is of the effect for the top heads, of their distance to it for a control."""
     rows = []
-    for (arm, k), group in check.table().groupby(["arm", "k"], sort=False):
-        draws = len(group)
+    for row in check.summary().to_dict("records"):
+        words, top = ARM_WORDS.get(row["arm"], row["arm"]), row["arm"] == "top"
         rows.append(
             {
-                "top": arm == "top",
-                "arm": ARM_WORDS.get(str(arm), str(arm)) + (f" (mean of {draws} draws)" if draws > 1 else ""),
-                "k": k,
-                "value": number(group["value"].mean()),
-                "effect": f"{group['effect'].mean():+.3f}",
-                "interval": f"[{group['low'].mean():+.3f}, {group['high'].mean():+.3f}]",
-                "p": _probability(float(group["p"].iloc[0])) if draws == 1 else "",
+                "top": top,
+                "arm": words if top else f"{words} (mean of {row['draws']} draws)",
+                "k": row["k"],
+                "value": number(row["value"]),
+                "effect": f"{row['effect']:+.2f}",
+                "interval": f"[{row['low']:+.2f}, {row['high']:+.2f}]",
+                "excess": ""
+                if top
+                else f"{row['excess']:+.2f} [{row['excess_low']:+.2f}, {row['excess_high']:+.2f}]",
+                "p": _probability(row["p"] if top else row["excess_p"]),
             }
         )
     return rows
+
+
+def _check_words(check: Verification) -> str:
+    """What was done, to what, beside what."""
+    k = max(arm.k for arm in check.arms)
+    return (
+        f"Done to the first k heads by score: {check.how}. Measured: {check.metric.replace('_', ' ')} on "
+        f"{len(check.clean)} prompts ({check.data.name}). Random heads never include the first {k}. "
+        "The band is the 95 % interval over prompts; small points are single draws."
+    )
 
 
 def _attention(part: Part, name: str, figures: dict[str, dict[str, Any]]) -> dict[str, Any] | None:

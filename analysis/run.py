@@ -96,6 +96,7 @@ def save_run(
     manifest = manifest_of(
         scores, model=model, prompts=prompts, command=command, started=started, seconds=seconds
     )
+    scores = verification.mark(scores) if verification is not None else scores
     part = Part(scores, verification=verification, attention=first_attention(model, scores, prompts))
     target = Path(folder) if folder else Path(out) / f"{run_name(scores)}-{manifest['digest']}"
     with publish_folder(target) as fresh:
@@ -138,8 +139,8 @@ def load_run(folder: str | Path) -> Run:
 
 
 def first_attention(model: Any, scores: HeadScores, prompts: PromptSet, k: int = 3) -> Attention | None:
-    """Capture the attention of the first heads on the first prompt that counted; None where nothing has a
-    score.""" table = scores.table().dropna(subset=["score"])
+    """Capture the attention of the first heads on the first prompt that counted; None if no head has a score."""
+    table = scores.table().dropna(subset=["score"])
     if not len(table) or not len(prompts):
         return None
     counted = 0

@@ -16,12 +16,11 @@ from ..hooks.encode import Batch, encode
 from ..hooks.info import describe
 from .defaults import as_prompt_set, default_prompts
 from .registry import Measured, Method, get
-from .scores import HeadScores, Source
+from .scores import FROM_ATTENTION, HeadScores, Source
 
 __all__ = ["as_prompt_set", "default_prompts", "score", "score_patterns"]
 
 _PATTERN_BYTES = 2**26  # of one layer's attention at a time; eager attention holds a few copies of it
-_FROM_ATTENTION = "The scores describe attention alone: no intervention has been made."
 
 
 def score(model: Any, method: str, prompts: Any = None, *, seed: int = 0, **options: Any) -> HeadScores:
@@ -147,7 +146,7 @@ def _named(
     info = describe(model)
     samples = np.asarray(measured.samples, dtype=np.float64)
     values = measured.values if measured.values is not None else _mean(samples)
-    notes = (*measured.notes, *_uncounted(samples, measured), _FROM_ATTENTION)
+    notes = (*measured.notes, *_uncounted(samples, measured), FROM_ATTENTION)
     return HeadScores(
         values=values,
         samples=samples,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ["layer", "head", "score", "low", "high", "p", "q", "n"]
 _FORMAT = "headscope-scores/1"
+FROM_ATTENTION = "The scores describe attention alone: no intervention has been made."
 
 
 class Source(NamedTuple):

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from ..errors import BadRun
 from ..hooks.heads import Head
 from .files import read_json, read_table, write_json, write_table
-from .scores import UNNAMED, HeadScores, Source
+from .scores import FROM_ATTENTION, UNNAMED, HeadScores, Source
 from .statistics import binomial_interval, bootstrap_mean, sign_flip
 from .verdict import Judgement, judge
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TOP = "top"
 _CLEAN = "clean"
+_CHECKED = "Causal check:"
 _FORMAT = "headscope-verification/1"
 
 
@@ -124,20 +125,23 @@ class Verification:
         """
         return self._summary.copy()
 
-    def figure(self) -> Figure:
+    def figure(self, *, dark: bool = False) -> Figure:
         """Draw the metric against k: top heads, controls with their single draws, and nothing changed."""
         from .figures import causal_curve
 
         pooled = self._summary.set_index(["arm", "k"])[["low", "high"]]
         table = self.table().drop(columns=["low", "high"]).join(pooled, on=["arm", "k"])
-        return causal_curve(table, baseline=self.baseline, metric=self.metric)
+        return causal_curve(
+            table, baseline=self.baseline, metric=self.metric.replace("_", " "), dark=dark
+        )
 
     def mark(self, scores: HeadScores) -> HeadScores:
-        """Return the scores with this check's verdict in their notes; `causal` if it confirms them."""
+        """Return the scores with this check's verdict as their last note; `causal` if it confirms them."""
+        notes = [one for one in scores.notes if one != FROM_ATTENTION and not one.startswith(_CHECKED)]
         return replace(
             scores,
             causal=self.judgement in ("causal", "redundant"),
-            notes=(*scores.notes, f"Causal check: {self.verdict}"),
+            notes=(*notes, f"{_CHECKED} {self.verdict}"),
         )
 
     def save(self, folder: str | Path) -> Path:
