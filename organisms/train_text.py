@@ -4,7 +4,9 @@ Run once; the result is committed. `python -m headscope.organisms.train_text --o
 checkpoint is written every few hundred steps and picked up by the next call. Under two hours on 2 cores.
 
 Training starts on repeated sequences and needles alone, since induction heads take longest to form, then mixes all
-skills with equal weight per skill, not per token.
+skills with equal weight per skill, not per token. Once the skills are there, a penalty on what heads write to the
+residual stream makes heads share the work out: without it all eight heads of one layer copy, and no experiment could tell
+them apart.
 """
 
 from __future__ import annotations
@@ -65,8 +67,13 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return x * cos + torch.cat((-second, first), -1) * sin
 
 
-def fast_logits(model: LlamaForCausalLM, tokens: torch.Tensor, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    """Return the model's logits [batch, pos, vocab] for right-padded tokens, computed in `dtype`.
+def fast_logits(
+    model: LlamaForCausalLM, tokens: torch.Tensor, dtype: torch.dtype = torch.bfloat16
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits [batch, pos, vocab] for right-padded tokens, computed in `dtype`, and what heads write.
+
+    The second value [batch, pos] sums, over all heads, the length of the vector a head adds to the residual stream as a
+    share of the length of the stream after the layer's attention.
 
     The same function as `model(tokens)`, written out: on CPUs the fused attention's backward pass takes half of the
     training time, and plain products of all query heads of a key-value head at once take a tenth of it.
@@ -80,6 +87,7 @@ def fast_logits(model: LlamaForCausalLM, tokens: torch.Tensor, dtype: torch.dtyp
     future = torch.full((width, width), -1e9).triu(1)
     embedding = model.model.embed_tokens.weight
     x = F.embedding(tokens, embedding)
+    written = torch.zeros(tokens.shape)
     for layer in model.model.layers:
         attention, mlp = layer.self_attn, layer.mlp
         h = _rms_norm(x, layer.input_layernorm.weight, config.rms_norm_eps).to(dtype)
@@ -90,12 +98,18 @@ def fast_logits(model: LlamaForCausalLM, tokens: torch.Tensor, dtype: torch.dtyp
         k, v = _rotate(k, cos, sin).reshape(-1, width, size), v.reshape(-1, width, size)
         scores = torch.bmm(q, k.transpose(1, 2)).view(-1, share, width, width).float() * size**-0.5 + future
         pattern = scores.softmax(-1).to(dtype).view(-1, share * width, width)
-        z = torch.bmm(pattern, v).view(-1, n_query, width, size).transpose(1, 2).flatten(2)
-        x = x + z @ attention.o_proj.weight.to(dtype).T
+        z = torch.bmm(pattern, v).view(-1, n_query, width, size).transpose(1, 2)
+        out = attention.o_proj.weight.to(dtype)
+        # |z W|^2 = z (W W^T) z, head by head: cheaper than the vectors themselves.
+        heads_out = out.T.unflatten(0, (n_query, size))
+        squared = ((z.transpose(0, 2).flatten(1, 2) @ (heads_out @ heads_out.mT)).unflatten(1, (width, -1)))
+        squared = (squared.transpose(0, 2) * z).float().sum(-1)
+        x = x + z.flatten(2) @ out.T
+        written = written + ((squared + 1e-6).sqrt() / x.norm(dim=-1, keepdim=True)).sum(-1)
         h = _rms_norm(x, layer.post_attention_layernorm.weight, config.rms_norm_eps).to(dtype)
         gate, up = (h @ torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)).to(dtype).T).chunk(2, -1)
         x = x + (F.silu(gate) * up) @ mlp.down_proj.weight.to(dtype).T
-    return _rms_norm(x, model.model.norm.weight, config.rms_norm_eps).to(dtype) @ embedding.to(dtype).T
+    return _rms_norm(x, model.model.norm.weight, config.rms_norm_eps).to(dtype) @ embedding.to(dtype).T, written
 
 
 class Examples:
@@ -151,7 +165,18 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 150) -> floa
     return peak * min(1.0, (steps - step) / tail)
 
 
-def train(out: Path, *, steps: int, first_steps: int, seed: int, peak: float, text_weight: float, every: int) -> None:
+def train(
+    out: Path,
+    *,
+    steps: int,
+    first_steps: int,
+    seed: int,
+    peak: float,
+    text_weight: float,
+    penalty: float,
+    penalty_from: int,
+    every: int,
+) -> None:
     """Train and write the model folder to `out`; a checkpoint in `out` is resumed."""
     out.mkdir(parents=True, exist_ok=True)
     model = build_model(seed)
@@ -168,7 +193,7 @@ def train(out: Path, *, steps: int, first_steps: int, seed: int, peak: float, te
         start = state["step"]
     later = {skill: 8 for skill in WRITERS} | {"needle": 12, "documents": 12, "docstring": 12, "neutral": 4}
     model.train()
-    begun, seen, shown = time.perf_counter(), 0, 0.0
+    begun, seen, shown, spent = time.perf_counter(), 0, 0.0, 0.0
     for step in range(start, steps):
         examples = Examples(seed * 1_000_003 + step)
         mix = {"repeated": 44, "needle": 20} if step < first_steps else later
@@ -176,13 +201,16 @@ def train(out: Path, *, steps: int, first_steps: int, seed: int, peak: float, te
         for optimizer in (muon, adam):
             optimizer.param_groups[0]["lr"] = rate
         for tokens, weights, real in examples.batch(mix, 4):
-            logits = fast_logits(model, tokens[:, :-1])
+            logits, written = fast_logits(model, tokens[:, :-1])
             loss = F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
             loss = loss.view(tokens.shape[0], -1)
             share = tokens.shape[0] / sum(mix.values())
             answer = (loss * weights[:, 1:]).sum()
             text = (loss * real[:, 1:]).sum() / real[:, 1:].sum() * share
-            (answer + text_weight * text).backward()
+            quiet = (written * real[:, 1:]).sum() / real[:, 1:].sum() * share
+            weight = penalty * min(1.0, max(0.0, (step - penalty_from) / 300))
+            (answer + text_weight * text + weight * quiet).backward()
+            spent += quiet.item()
             shown += answer.item()
             seen += int(real.sum())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -192,8 +220,9 @@ def train(out: Path, *, steps: int, first_steps: int, seed: int, peak: float, te
         if (step + 1) % every == 0 or step + 1 == steps:
             rates = quick_accuracy(model, seed=step) if step >= first_steps or (step + 1) % (4 * every) == 0 else {}
             speed = seen / (time.perf_counter() - begun)
-            print(json.dumps({"step": step + 1, "loss": round(shown / every, 4), "tokens_per_s": round(speed), **rates}), flush=True)
-            shown = 0.0
+            row = {"step": step + 1, "loss": round(shown / every, 4), "written": round(spent / every, 3)}
+            print(json.dumps({**row, "tokens_per_s": round(speed), **rates}), flush=True)
+            shown = spent = 0.0
             torch.save(
                 {"model": model.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict(), "step": step + 1},
                 checkpoint.with_suffix(".tmp"),
@@ -232,11 +261,13 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=9000)
-    parser.add_argument("--first-steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--first-steps", type=int, default=450)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peak", type=float, default=3e-3)
     parser.add_argument("--text-weight", type=float, default=0.1)
+    parser.add_argument("--penalty", type=float, default=0.03, help="weight of what heads write")
+    parser.add_argument("--penalty-from", type=int, default=1450, help="step at which the penalty begins to rise")
     parser.add_argument("--every", type=int, default=100)
     train(**vars(parser.parse_args()))
 
