@@ -6,28 +6,27 @@ Progress and whatever libraries print go to standard error. Torch is imported wh
 
 from __future__ import annotations
 
-import json
-import shlex
-import shutil
-import sys
-import textwrap
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from . import __version__
-from .errors import BadOption, CallError, HeadscopeError, MissingData, nearest
-
-if TYPE_CHECKING:
-    from .analysis.scores import HeadScores
-    from .datasets.prompts import PromptSet
-    from .hooks.interventions import Intervention
+from .arguments import fresh_prompts, interventions, kinds, one_of, pairs, prompts_from_file, sizes
+from .console import (
+    progress_line,
+    score_lines,
+    score_record,
+    show,
+    show_plan,
+    side_by_side,
+    typed_command,
+    working,
+)
+from .errors import CallError, HeadscopeError
 
 
 class _Commands(TyperGroup):
@@ -97,14 +96,14 @@ def demo(
     Example: headscope demo --out runs/demo
     """
     if dry_run:
-        return _plan(
+        return show_plan(
             as_json, command="demo", models=["organism/text", "organism/planted"], seed=seed, out=out
         )
-    with _working("demo"):
+    with working("demo"):
         from .analysis.demo import demo as run
 
         report = run(out, seed=seed)
-    _print(as_json, {"report": report}, [f"Report: {report}"])
+    show(as_json, {"report": report}, [f"Report: {report}"])
 
 
 @app.command()
@@ -121,21 +120,21 @@ def models(
     Example: headscope models --check organism/text
     """
     if check is None:
-        with _working():
+        with working():
             from .hooks.load import available
 
             cards = available()
         rows = [{"name": card.name, "summary": card.summary, "folder": card.folder} for card in cards]
         lines = [f"{row['name']:<20} {row['summary']}" for row in rows]
-        return _print(
+        return show(
             as_json, rows, [*lines, "Any folder in Hugging Face form and any hub id can be loaded too."]
         )
-    with _working(f"check {check}"):
+    with working(f"check {check}"):
         from .analysis.check import check as run
 
         found = run(check, n=n, seed=seed)
     rows = [one.record() for one in found]
-    _print(as_json, {"model": check, "seed": seed, "checks": rows}, [str(one) for one in found])
+    show(as_json, {"model": check, "seed": seed, "checks": rows}, [str(one) for one in found])
     if not all(one.passed for one in found):
         raise typer.Exit(1)
 
@@ -148,7 +147,7 @@ def methods(as_json: Json = False) -> None:
 
     Example: headscope methods --json
     """
-    with _working():
+    with working():
         from .analysis.registry import methods as known
 
         found = list(known().values())
@@ -169,7 +168,7 @@ def methods(as_json: Json = False) -> None:
         lines += [f"{row['name']}: {row['summary']}", f"    higher: {row['higher']}"]
         lines += [f"    data: {row['data']}; options: {options}"]
         lines += [f"    {row['reference']}"] if row["reference"] else []
-    _print(as_json, rows, lines)
+    show(as_json, rows, lines)
 
 
 @app.command()
@@ -198,12 +197,12 @@ def score(
 
     Example: headscope score previous-token --model organism/text
     """
-    with _working():
+    with working():
         from .analysis.registry import get
 
         chosen = get(method)
-        options = chosen.resolve(_pairs(option or (), "--set"))
-        prompts = _from_file(data)
+        options = chosen.resolve(pairs(option or (), "--set"))
+        prompts = prompts_from_file(data)
     if dry_run:
         plan = {
             "command": "score",
@@ -213,9 +212,9 @@ def score(
             "seed": seed,
             "out": out,
         }
-        return _plan(as_json, **plan, data=str(prompts or data or chosen.data))
+        return show_plan(as_json, **plan, data=str(prompts or data or chosen.data))
     started, begun = datetime.now(UTC), time.monotonic()
-    with _working(f"score {method} of {model}"):
+    with working(f"score {method} of {model}"):
         from .analysis.run import save_run
         from .analysis.score import default_prompts
         from .analysis.score import score as run
@@ -227,10 +226,99 @@ def score(
         scores = run(bridge, method, prompts, seed=seed, **options)
         seconds = time.monotonic() - begun
         folder = save_run(
-            out, scores, model=bridge, prompts=prompts, command=_command(), started=started, seconds=seconds
+            out,
+            scores,
+            model=bridge,
+            prompts=prompts,
+            command=typed_command(),
+            started=started,
+            seconds=seconds,
         )
-    lines = [*_score_lines(scores, top), f"Run: {folder}", f"Report: {folder / 'report.html'}"]
-    _print(as_json, {**_score_record(scores), "run": folder}, lines)
+    lines = [*score_lines(scores, top), f"Run: {folder}", f"Report: {folder / 'report.html'}"]
+    show(as_json, {**score_record(scores), "run": folder}, lines)
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `headscope score` prints it.")],
+    k: Annotated[
+        str, typer.Option("-k", "--k", metavar="K,K,...", help="Numbers of top heads to change.")
+    ] = "1,2,4,8",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE.jsonl", help="Prompts; by default fresh ones of the kind that was scored."
+        ),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="Number of prompts, where they are generated.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What to measure; by default what the method names.")
+    ] = None,
+    how: Annotated[
+        str, typer.Option(metavar="KIND", help="uniform (attention spread evenly) or zero.")
+    ] = "uniform",
+    phase: Annotated[
+        str | None, typer.Option(help="prefill, decode or all; by default what the method names.")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Random sets per control and k.")] = 5,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Change a run's top heads, beside random heads.
+
+    The run folder then holds the check too, and a report with both.
+
+    Example: headscope verify runs/retrieval-text-0123456789 --k 1,2,4,8
+    """
+    with working():
+        from .analysis.run import load_run, save_run
+
+        done = load_run(run)
+        kind = kinds()[one_of(how, kinds(), "--how")]
+        counts = sizes(k)
+        prompts = prompts_from_file(data)
+    if dry_run:
+        plan = {"command": "verify", "run": run, "model": done.model, "k": counts, "how": how, "draws": draws}
+        return show_plan(
+            as_json, **plan, data=str(prompts or data or "fresh prompts of the kind that was scored")
+        )
+    with working(f"verify {done.scores.method} of {done.model}"):
+        from .analysis.score import default_prompts
+        from .analysis.verify import verify as check
+        from .hooks.load import load
+
+        bridge = load(done.model, device=device)
+        if prompts is None:
+            prompts = default_prompts(bridge, data, seed, n=n) if data else fresh_prompts(bridge, done, n)
+        settings = {"how": kind, "phase": phase, "k": counts, "draws": draws, "seed": seed}
+        found = check(bridge, done.scores, prompts, metric, progress=progress_line(), **settings)
+        save_run(
+            run.parent,
+            found.mark(done.scores),
+            model=bridge,
+            prompts=done.prompts,
+            command=f"{done.manifest['command']} && {typed_command()}",
+            verification=found,
+            started=datetime.fromisoformat(done.manifest["started"]),
+            seconds=done.manifest["seconds"],
+            folder=run,
+        )
+    record = {
+        "verdict": found.verdict,
+        "table": found.table().to_dict("records"),
+        "notes": found.notes,
+        "run": run,
+    }
+    shown = (
+        found.table()
+        .drop(columns=["heads"], errors="ignore")
+        .to_string(index=False, float_format="{:.3g}".format)
+    )
+    show(as_json, record, [shown, "", found.verdict, *found.notes, f"Report: {run / 'report.html'}"])
 
 
 @app.command()
@@ -260,8 +348,8 @@ def generate(
 
     Example: headscope generate -m organism/planted -p "apple banana orange apple" --ablate L2H1
     """
-    with _working():
-        changes = _interventions(ablate, how, scale or (), phase, prompt)
+    with working():
+        changes = interventions(ablate, how, scale or (), phase, prompt)
     if dry_run:
         plan = {
             "command": "generate",
@@ -269,8 +357,8 @@ def generate(
             "prompts": prompt,
             "interventions": [str(c) for c in changes],
         }
-        return _plan(as_json, **plan, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    with _working(f"generate with {model}"):
+        return show_plan(as_json, **plan, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    with working(f"generate with {model}"):
         from .hooks.generate import generate as run
         from .hooks.load import load
 
@@ -284,128 +372,5 @@ def generate(
         if changes:
             row["changed"] = changed[index].text
         rows.append(row)
-        lines += [f"prompt: {text}", *_side_by_side(row), ""]
-    _print(as_json, {"interventions": [str(change) for change in changes], "texts": rows}, lines[:-1])
-
-
-@contextmanager
-def _working(what: str = "") -> Iterator[None]:
-    """Send what libraries print to standard error, and say there what is being done and how long it took."""
-    begun = time.monotonic()
-    if what:
-        typer.echo(f"{what} ...", err=True)
-    with redirect_stdout(sys.stderr):
-        yield
-    if what:
-        typer.echo(f"{what}: {time.monotonic() - begun:.1f} s", err=True)
-
-
-def _print(as_json: bool, record: Any, lines: Iterable[str]) -> None:
-    if as_json:
-        from .analysis.files import jsonable
-
-        text = json.dumps(jsonable(record), indent=2, ensure_ascii=False, allow_nan=False)
-    else:
-        text = "\n".join(lines)
-    typer.echo(text)
-
-
-def _plan(as_json: bool, **plan: Any) -> None:
-    plan = {key: str(value) if isinstance(value, Path) else value for key, value in plan.items()}
-    lines = [f"{key}: {value}" for key, value in plan.items()]
-    _print(as_json, {"plan": plan}, ["Would run:", *(f"  {line}" for line in lines)])
-
-
-def _command() -> str:
-    """Return the command line that was typed, as it can be typed again."""
-    return shlex.join(["headscope", *sys.argv[1:]])
-
-
-def _pairs(items: Sequence[str], where: str) -> dict[str, str]:
-    """Read `key=value` items."""
-    pairs = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise BadOption(f"{where} {item!r}: expected key=value, such as {where} threshold=0.1")
-        if key in pairs:
-            raise BadOption(f"{where} {item!r}: {key} stands twice; give it once")
-        pairs[key] = value
-    return pairs
-
-
-def _from_file(data: str | None) -> PromptSet | None:
-    """Read a prompt file; None where `data` is no file but a name, or not given."""
-    if data is None:
-        return None
-    path = Path(data).expanduser()
-    if path.suffix == ".jsonl" or path.exists() or len(path.parts) > 1:
-        from .datasets.prompts import PromptSet
-
-        if path.exists() and path.suffix != ".jsonl" and path.is_file():
-            raise MissingData(f"{data}: expected a file that ends in .jsonl, one prompt a line")
-        return PromptSet.from_jsonl(path)
-    return None
-
-
-def _interventions(
-    ablate: str | None, how: str, scales: Sequence[str], phase: str, prompts: Sequence[str]
-) -> list[Intervention]:
-    from functools import partial
-
-    from .hooks.interventions import mean, scale, uniform, zero
-
-    kinds = {"uniform": uniform, "zero": zero, "mean": partial(mean, reference=prompts)}
-    if how not in kinds:
-        raise BadOption(f"--how {how}: no such kind.{nearest(how, kinds)}")
-    changes: list[Intervention] = [] if ablate is None else [kinds[how](ablate, phase=phase)]
-    for item in scales:
-        heads, _, gain = item.rpartition("=")
-        try:
-            number = float(gain)
-        except ValueError:
-            heads = ""
-        if not heads:
-            raise BadOption(f"--scale {item}: expected heads=gain, such as --scale L5H1=2")
-        changes.append(scale(heads, number, phase=phase))
-    return changes
-
-
-def _score_lines(scores: HeadScores, top: int) -> list[str]:
-    table = scores.table().dropna(subset=["score"]).head(top)
-    lines = [f"{scores.method} of {scores.model} on {scores.data}; higher = {scores.higher}", ""]
-    lines += ["head    score    low      high     q        n"]
-    for row in table.itertuples(index=False):
-        numbers = (
-            f"{value:<8.3g}" if value == value else "-       "
-            for value in (row.score, row.low, row.high, row.q)
-        )
-        lines.append(f"{f'L{row.layer}H{row.head}':<7} {' '.join(numbers)} {row.n}")
-    return [*lines, "", *scores.notes]
-
-
-def _score_record(scores: HeadScores) -> dict[str, Any]:
-    return {
-        "method": scores.method,
-        "options": {key: getattr(value, "__name__", value) for key, value in scores.options.items()},
-        "model": scores.model._asdict(),
-        "data": scores.data._asdict(),
-        "seed": scores.seed,
-        "higher": scores.higher,
-        "causal": scores.causal,
-        "notes": list(scores.notes),
-        "heads": scores.table().to_dict("records"),
-    }
-
-
-def _side_by_side(row: dict[str, str]) -> list[str]:
-    names = [name for name in ("clean", "changed") if name in row]
-    width = max(20, min(shutil.get_terminal_size((100, 20)).columns, 160) // len(names) - 3)
-    columns = [[name, "-" * len(name), *_wrapped(row[name], width)] for name in names]
-    height = max(map(len, columns))
-    cells = [[*column, *[""] * (height - len(column))] for column in columns]
-    return [" | ".join(cell.ljust(width) for cell in line).rstrip(" |") for line in zip(*cells, strict=True)]
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return [part for line in text.splitlines() or [""] for part in textwrap.wrap(line, width) or [""]]
+        lines += [f"prompt: {text}", *side_by_side(row), ""]
+    show(as_json, {"interventions": [str(change) for change in changes], "texts": rows}, lines[:-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..errors import UnknownModel, nearest
 from ..hooks.generate import generate
 from ..hooks.heads import parse_heads
 from ..hooks.load import available, load
+from .outcomes import needle_accuracy
 from .score import score
 
 BAR = 0.95
@@ -116,17 +116,13 @@ def check_places(model: Any, method: str, heads: Any, *, seed: int = 0) -> Place
 def check_skill(model: Any, skill: str, *, n: int = 200, seed: int = 0) -> SkillCheck:
     """Decode greedily on held-out prompts of one skill and compare with the answers."""
     prompts = SKILLS[skill](n, seed=seed, split="test")
-    longest = max(len(prompt.answer.split()) for prompt in prompts)
-    found = generate(model, prompts, max_new_tokens=longest)
-    is_right: Callable[[Prompt, str], bool] = _later_year if skill == "greater-than" else _same_words
-    right = sum(is_right(prompt, one.text) for prompt, one in zip(prompts, found, strict=True))
+    if skill == "greater-than":
+        found = generate(model, prompts, max_new_tokens=1)
+        right = sum(_later_year(prompt, one.text) for prompt, one in zip(prompts, found, strict=True))
+    else:
+        right = int(needle_accuracy()(model, prompts).sum())
     interval = binomtest(right, n).proportion_ci()
     return SkillCheck(skill, n, right, right / n, float(interval.low), float(interval.high), right / n >= BAR)
-
-
-def _same_words(prompt: Prompt, text: str) -> bool:
-    answer = prompt.answer.split()
-    return text.split()[: len(answer)] == answer
 
 
 def _later_year(prompt: Prompt, text: str) -> bool:

@@ -10,10 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import headscope.cli
 import pytest
-from headscope.errors import CallError, HookNeverFired, RunError, UnknownHead
 from typer.testing import CliRunner
+
+import headscope.cli
+from headscope.errors import CallError, HookNeverFired, RunError, UnknownHead
 
 PLANTED = "organism/planted"
 COMMANDS = ["demo", "models", "methods", "score", "verify", "generate"]
@@ -101,6 +102,20 @@ def test_score_takes_a_prompt_file_and_options(tmp_path):
     assert json.loads(result.stdout)["data"]["name"] == "mine"
 
 
+def test_verify_checks_a_run_on_fresh_prompts_and_marks_its_scores(tmp_path):
+    scored = json.loads(
+        call("score", "induction", "-m", PLANTED, "-n", "4", "--out", str(tmp_path), "--json").stdout
+    )
+    result = call("verify", scored["run"], "--k", "1", "--draws", "2", "-n", "4", "--json")
+    record = json.loads(result.stdout)
+    assert {row["arm"] for row in record["arms"]} == {"top", "same-layers", "anywhere"}
+    assert record["verdict"] and not any("same prompts" in note for note in record["notes"])
+    saved = json.loads((Path(scored["run"]) / "scores.json").read_text())
+    assert saved["causal"] is True
+    assert json.loads((Path(scored["run"]) / "manifest.json").read_text())["causal_check"] is True
+    assert record["verdict"] in call("verify", scored["run"], "--k", "1", "--draws", "2", "-n", "4").stdout
+
+
 def test_a_dry_run_prints_the_plan_and_does_nothing(tmp_path):
     out = tmp_path / "runs"
     plan = json.loads(
@@ -139,6 +154,7 @@ BAD_CALLS = [
         "MissingData: missing.jsonl: no such file.",
     ),
     (["score", "induction", "-m", PLANTED, "--data", "reapeted"], "MissingData: reapeted: "),
+    (["verify", "runs/no-such-run", "--k", "1,x"], "BadRun: runs/no-such-run: no such folder"),
     (["verify", "runs/no-such-run"], "BadRun: runs/no-such-run: no such folder"),
     (
         ["generate", "-m", PLANTED, "-p", "apple", "--ablate", "L99H0"],

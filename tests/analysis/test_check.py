@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import headscope
 import pytest
-from headscope.analysis.check import _later_year, _same_words, check, check_places, check_skill
+from scipy.stats import beta
+
+import headscope
+from headscope.analysis.check import _later_year, check, check_places, check_skill
 from headscope.datasets.prompts import Prompt
 from headscope.errors import UnknownHead, UnknownModel
-from scipy.stats import beta
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +42,9 @@ def test_a_skill_is_counted_with_its_exact_interval(planted):
     assert f"{found.right} of 20" in str(found)
 
 
-def test_an_answer_must_be_there_word_for_word():
-    prompt = Prompt("x", answer=" red blue")
-    assert _same_words(prompt, " red blue . green") and not _same_words(prompt, " red green")
-    assert not _same_words(prompt, " red")
+def test_a_skill_the_weights_hold_is_counted_as_right(planted):
+    found = check_skill(planted, "repeated", n=10)
+    assert found.right == 10 and found.passed and found.low == pytest.approx(0.025 ** (1 / 10))
 
 
 def test_any_later_year_is_right():
@@ -54,5 +54,5 @@ def test_any_later_year_is_right():
 
 
 def test_only_shipped_models_can_be_checked():
-    with pytest.raises(UnknownModel, match="only shipped models can be checked.*organism/planted"):
+    with pytest.raises(UnknownModel, match=r"only shipped models can be checked.*organism/planted"):
         check("organism/plantd")

@@ -1,0 +1,95 @@
+"""What commands are given, read: options as text, prompt files, heads and what to do to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import BadOption, MissingData, nearest
+
+if TYPE_CHECKING:
+    from .analysis.run import Run
+    from .datasets.prompts import PromptSet
+    from .hooks.interventions import Intervention
+
+
+def pairs(items: Sequence[str], where: str) -> dict[str, str]:
+    """Read `key=value` items."""
+    found = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise BadOption(f"{where} {item!r}: expected key=value, such as {where} threshold=0.1")
+        if key in found:
+            raise BadOption(f"{where} {item!r}: {key} stands twice; give it once")
+        found[key] = value
+    return found
+
+
+def prompts_from_file(data: str | None) -> PromptSet | None:
+    """Read a prompt file; None where `data` is no file but a name, or not given."""
+    if data is None:
+        return None
+    path = Path(data).expanduser()
+    if path.suffix == ".jsonl" or path.exists() or len(path.parts) > 1:
+        from .datasets.prompts import PromptSet
+
+        if path.exists() and path.suffix != ".jsonl" and path.is_file():
+            raise MissingData(f"{data}: expected a file that ends in .jsonl, one prompt a line")
+        return PromptSet.from_jsonl(path)
+    return None
+
+
+def kinds() -> dict[str, Any]:
+    """Return the interventions that need nothing but heads, by name."""
+    from .hooks.interventions import uniform, zero
+
+    return {"uniform": uniform, "zero": zero}
+
+
+def one_of(name: str, choices: Iterable[str], where: str) -> str:
+    known = list(choices)
+    if name not in known:
+        raise BadOption(f"{where} {name}: no such choice.{nearest(name, known)}")
+    return name
+
+
+def sizes(k: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in k.split(","))
+    except ValueError:
+        raise BadOption(f"--k {k}: expected whole numbers with commas between, such as 1,2,4,8") from None
+
+
+def interventions(
+    ablate: str | None, how: str, scales: Sequence[str], phase: str, prompts: Sequence[str]
+) -> list[Intervention]:
+    from functools import partial
+
+    from .hooks.interventions import mean, scale
+
+    choices = {**kinds(), "mean": partial(mean, reference=prompts)}
+    kind = choices[one_of(how, choices, "--how")]
+    changes: list[Intervention] = [] if ablate is None else [kind(ablate, phase=phase)]
+    for item in scales:
+        heads, _, gain = item.rpartition("=")
+        try:
+            number = float(gain)
+        except ValueError:
+            heads = ""
+        if not heads:
+            raise BadOption(f"--scale {item}: expected heads=gain, such as --scale L5H1=2")
+        changes.append(scale(heads, number, phase=phase))
+    return changes
+
+
+def fresh_prompts(model: Any, run: Run, n: int | None) -> PromptSet:
+    """Make prompts of the kind that was scored from the next seed; the run's own where they were not generated."""
+    from .analysis.registry import get
+    from .analysis.score import default_prompts
+
+    kind, seed, size = get(run.scores.method).data, run.scores.seed, len(run.prompts)
+    if default_prompts(model, kind, seed, n=size).digest != run.prompts.digest:
+        return run.prompts
+    return default_prompts(model, kind, seed + 1, n=n or size)

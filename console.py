@@ -1,0 +1,100 @@
+"""What commands print: answers to standard output, progress and what libraries say to standard error."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from .analysis.scores import HeadScores
+
+
+def working(what: str = "") -> Iterator[None]:
+    """Send what libraries print to standard error, and say there what is being done and how long it took."""
+    begun = time.monotonic()
+    if what:
+        typer.echo(f"{what} ...", err=True)
+    with redirect_stdout(sys.stderr):
+        yield
+    if what:
+        typer.echo(f"{what}: {time.monotonic() - begun:.1f} s", err=True)
+
+
+def progress_line() -> Callable[[int, int], None] | None:
+    """Return a counter that rewrites one line of a terminal; None where standard error is not one."""
+    if not sys.stderr.isatty():
+        return None
+    return lambda done, total: typer.echo(
+        f"\r  {done} of {total}" + ("\n" if done == total else ""), nl=False, err=True
+    )
+
+
+def show(as_json: bool, record: Any, lines: Iterable[str]) -> None:
+    if as_json:
+        from .analysis.files import jsonable
+
+        text = json.dumps(jsonable(record), indent=2, ensure_ascii=False, allow_nan=False)
+    else:
+        text = "\n".join(lines)
+    typer.echo(text)
+
+
+def show_plan(as_json: bool, **plan: Any) -> None:
+    plan = {key: str(value) if isinstance(value, Path) else value for key, value in plan.items()}
+    lines = [f"{key}: {value}" for key, value in plan.items()]
+    show(as_json, {"plan": plan}, ["Would run:", *(f"  {line}" for line in lines)])
+
+
+def typed_command() -> str:
+    """Return the command line that was typed, as it can be typed again."""
+    return shlex.join(["headscope", *sys.argv[1:]])
+
+
+def score_lines(scores: HeadScores, top: int) -> list[str]:
+    table = scores.table().dropna(subset=["score"]).head(top)
+    lines = [f"{scores.method} of {scores.model} on {scores.data}; higher = {scores.higher}", ""]
+    lines += ["head    score    low      high     q        n"]
+    for row in table.itertuples(index=False):
+        numbers = (
+            f"{value:<8.3g}" if value == value else "-       "
+            for value in (row.score, row.low, row.high, row.q)
+        )
+        lines.append(f"{f'L{row.layer}H{row.head}':<7} {' '.join(numbers)} {row.n}")
+    return [*lines, "", *scores.notes]
+
+
+def score_record(scores: HeadScores) -> dict[str, Any]:
+    return {
+        "method": scores.method,
+        "options": {key: getattr(value, "__name__", value) for key, value in scores.options.items()},
+        "model": scores.model._asdict(),
+        "data": scores.data._asdict(),
+        "seed": scores.seed,
+        "higher": scores.higher,
+        "causal": scores.causal,
+        "notes": list(scores.notes),
+        "heads": scores.table().to_dict("records"),
+    }
+
+
+def side_by_side(row: dict[str, str]) -> list[str]:
+    names = [name for name in ("clean", "changed") if name in row]
+    width = max(20, min(shutil.get_terminal_size((100, 20)).columns, 160) // len(names) - 3)
+    columns = [[name, "-" * len(name), *_wrapped(row[name], width)] for name in names]
+    height = max(map(len, columns))
+    cells = [[*column, *[""] * (height - len(column))] for column in columns]
+    return [" | ".join(cell.ljust(width) for cell in line).rstrip(" |") for line in zip(*cells, strict=True)]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return [part for line in text.splitlines() or [""] for part in textwrap.wrap(line, width) or [""]]
