@@ -100,20 +100,57 @@ def save_run(
     part = Part(scores, verification=verification, attention=first_attention(model, scores, prompts))
     target = Path(folder) if folder else Path(out) / f"{run_name(scores)}-{manifest['digest']}"
     with publish_folder(target) as fresh:
-        fill(fresh, part, prompts, manifest)
         write_report(fresh / "report.html", [part], command=command, facts=[manifest])
+        fill(fresh, part, prompts, manifest)
     return target
 
 
+def save_check(
+    run: Run, verification: Verification, *, model: Any, command: str, seconds: float | None = None
+) -> Path:
+    """Write a run again, with a causal check of its scores.
+
+    Args:
+        run: The run, as `load_run` gives it.
+        verification: The check.
+        model: The bridge that was checked.
+        command: The command line that made the check; it stands below the one that made the scores.
+        seconds: How long the check took.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        CannotWrite: The system refused; the run is as it was.
+    """
+    scored, before = run.manifest["command"].splitlines()[0], run.manifest.get("seconds")
+    return save_run(
+        run.folder.parent,
+        run.scores,
+        model=model,
+        prompts=run.prompts,
+        command=f"{scored}\n{command}",
+        verification=verification,
+        started=datetime.fromisoformat(run.manifest["started"]),
+        seconds=before if seconds is None else (before or 0) + seconds,
+        folder=run.folder,
+    )
+
+
 def fill(folder: Path, part: Part, prompts: PromptSet, manifest: dict[str, Any]) -> None:
-    """Write everything but the report into a folder that exists."""
+    """Write everything but the report into a folder that exists, the manifest last."""
     part.scores.save(folder)
     prompts.to_jsonl(folder / "prompts.jsonl")
     if part.verification is not None:
         part.verification.save(folder)
-    write_json(
-        folder / "manifest.json", {**manifest, "causal_check": part.verification is not None, "state": "done"}
-    )
+    done = {"causal_check": part.verification is not None, "state": "done"}
+    write_manifest(folder, {**manifest, **done})
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write `manifest.json` with the folder's files, by which a later run knows what it may replace."""
+    names = {"manifest.json", *(entry.name for entry in folder.iterdir())}
+    write_json(folder / "manifest.json", {**manifest, "files": sorted(names)})
 
 
 def load_run(folder: str | Path) -> Run:
