@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +19,7 @@ from .encode import Batch, encode
 from .forward import Pass, announce
 from .intervene import intervene
 from .interventions import Intervention
+from .sampling import chooser, noise_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def generate(
 
     Args:
         model: The bridge.
-        prompts: A `PromptSet`, prompts, or plain texts; "" continues BOS alone.
+        prompts: A `PromptSet`, prompts, or plain texts; the BOS token's own text, such as "<s>", continues BOS alone.
         interventions: Applied throughout; their phase and positions are absolute, whatever is cached.
         max_new_tokens: At most this many tokens each.
         temperature: 0 takes the likeliest token; otherwise tokens are drawn from softmax(logits / temperature).
@@ -103,14 +102,14 @@ def generate(
     _check_options(max_new_tokens, temperature, stop, batch_size)
     whole = encode(model, prompts, padding_side="left")
     _check_lengths(model, whole, max_new_tokens)
-    noise = _noise(whole.prompts, seed) if temperature else None
+    noise = noise_of(whole.prompts, seed) if temperature else None
     ended = _end_tokens(model)
     done: list[Generation] = []
     with intervene(model, interventions):
         for start in range(0, len(whole), batch_size):
             rows = slice(start, start + batch_size)
             batch = encode(model, whole.prompts[rows], padding_side="left")
-            choose = _chooser(temperature, noise[rows] if noise else None)
+            choose = chooser(temperature, noise[rows] if noise else None)
             done += _continue(model, batch, max_new_tokens, choose, stop, ended, on_step)
     return tuple(done)
 
@@ -148,11 +147,12 @@ def _continue(
         if not bool(alive.any()):
             break
         fed, mask = chosen[:, None], torch.cat([mask, mask.new_ones(len(batch), 1)], dim=1)
+    texts = [_text(model, batch, row, tokens[row], ended) for row in range(len(batch))]
     return [
         Generation(
             prompt,
             tuple(tokens[row]),
-            _text(model, batch, row, tokens[row], ended).split(stop)[0] if stop else _text(model, batch, row, tokens[row], ended),
+            texts[row].split(stop)[0] if stop else texts[row],
             tuple(logprobs[row]),
             not bool(alive[row]),
         )
@@ -161,40 +161,19 @@ def _continue(
 
 
 def _feed(
-    model: Any, batch: Batch, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch key_pos"], cache: DynamicCache
+    model: Any,
+    batch: Batch,
+    tokens: Int[Tensor, "batch pos"],
+    mask: Int[Tensor, "batch key_pos"],
+    cache: DynamicCache,
 ) -> Float[Tensor, "batch vocab"]:
     """Run the next tokens on top of the cache, which grows, and return the logits of the last one."""
     positions = (mask.cumsum(1) - 1).masked_fill(mask == 0, -1)[:, -tokens.shape[1] :]
-    keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.original_model.forward).parameters else {}
+    takes_keep = "logits_to_keep" in inspect.signature(model.original_model.forward).parameters
+    keep = {"logits_to_keep": 1} if takes_keep else {}
     with announce(model, Pass(positions, batch)):
         logits = model(tokens, attention_mask=mask, past_key_values=cache, output_attentions=False, **keep)
     return logits[:, -1]
-
-
-def _chooser(temperature: float, noise: Sequence[torch.Generator] | None) -> Callable[[Tensor], Tensor]:
-    """Return what picks each row's next token: the maximum, after adding Gumbel noise where one samples."""
-
-    def choose(logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
-        if noise is None:
-            return logits.argmax(-1)
-        # Adding -log(-log u) and taking the maximum draws from the softmax with noise that does not depend on the
-        # logits, so that clean and changed runs differ by the change alone.
-        u = torch.stack([torch.rand(logits.shape[-1], generator=own, dtype=torch.float64) for own in noise])
-        gumbel = -torch.log(-torch.log(u.clamp(min=torch.finfo(torch.float64).tiny)))
-        return (logits.double().cpu() / temperature + gumbel).argmax(-1)
-
-    return choose
-
-
-def _noise(prompts: Sequence[Prompt], seed: int) -> list[torch.Generator]:
-    """Give every prompt a generator of its own, fixed by the seed, its text and which occurrence of it this is."""
-    seen: Counter[str] = Counter()
-    generators = []
-    for prompt in prompts:
-        digest = hashlib.sha256(f"{seed}\0{seen[prompt.text]}\0{prompt.text}".encode()).digest()
-        generators.append(torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
-        seen[prompt.text] += 1
-    return generators
 
 
 def _end_tokens(model: Any) -> set[int]:
@@ -211,11 +190,11 @@ def _text(model: Any, batch: Batch, row: int, new: Sequence[int], ended: set[int
     """Return what new tokens add to a prompt's text; the prompt is decoded with them, as it decides about blanks."""
     new = list(new[:-1]) if new and new[-1] in ended else list(new)
     before = batch.tokens[row][batch.attention_mask[row].bool()].tolist()
-    decode = model.tokenizer.decode
-    head, full = (decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) for ids in (before, before + new))
-    if full.startswith(head):
-        return full[len(head) :]
-    return decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    head, full, alone = (
+        model.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for ids in (before, before + new, new)
+    )
+    return full[len(head) :] if full.startswith(head) else alone
 
 
 def _check_options(max_new_tokens: int, temperature: float, stop: str | None, batch_size: int) -> None:
@@ -223,19 +202,21 @@ def _check_options(max_new_tokens: int, temperature: float, stop: str | None, ba
         if not isinstance(value, int) or value < 1:
             raise BadOption(f"{name} is {value!r}; give a whole number of at least 1.")
     if not (math.isfinite(temperature) and temperature >= 0):
-        raise BadOption(f"temperature is {temperature!r}; give 0 for the likeliest token, or a positive number.")
+        raise BadOption(
+            f"temperature is {temperature!r}; give 0 for the likeliest token, or a positive number."
+        )
     if stop == "":
         raise BadOption("stop is an empty string, which every text contains; give a text, or None.")
 
 
 def _check_lengths(model: Any, batch: Batch, max_new_tokens: int) -> None:
-    n_ctx = int(model.cfg.n_ctx)
+    n_ctx, name = int(model.cfg.n_ctx), model.cfg.model_name
     for index, length in enumerate(batch.lengths.tolist()):
         # The last new token is not fed, so it needs no place.
         if length + max_new_tokens - 1 > n_ctx:
             raise PromptTooLong(
-                f"prompt {index} has {length} tokens and with {max_new_tokens} new ones exceeds the context of {n_ctx} of "
-                f"{model.cfg.model_name}; shorten it, or ask for at most {max(n_ctx - length + 1, 0)} new tokens."
+                f"prompt {index} has {length} tokens and is to get {max_new_tokens} more; {name} reads at most "
+                f"{n_ctx}. Shorten it, or ask for at most {n_ctx - length + 1} new tokens."
             )
 
 
@@ -244,7 +225,7 @@ def _check_finite(model: Any, batch: Batch, logits: Tensor, alive: Tensor, index
     if bool(broken.any()):
         row = int(broken.nonzero()[0])
         raise NonFinite(
-            f"{model.cfg.model_name}: logits of prompt {row} of its batch ({batch.prompts[row].text[:60]!r}) are NaN or "
-            f"infinite at new token {index}. In {model.cfg.dtype} this is mostly overflow: load with dtype=torch.float32, "
-            "or use a smaller gain."
+            f"{model.cfg.model_name}: logits of the prompt {batch.prompts[row].text[:60]!r} are NaN or infinite at new "
+            f"token {index}. In {model.cfg.dtype} this is mostly overflow: load with dtype=torch.float32, or use a "
+            "smaller gain."
         )

@@ -52,7 +52,9 @@ class Intervention(ABC):
         if not heads:
             raise BadOption(f"{self.kind}: no heads are given; name at least one, such as L0H0.")
         if self.phase not in get_args(Phase):
-            raise BadOption(f"{self.kind}: phase {self.phase!r} is unknown.{nearest(str(self.phase), get_args(Phase))}")
+            raise BadOption(
+                f"{self.kind}: phase {self.phase!r} is unknown.{nearest(str(self.phase), get_args(Phase))}"
+            )
         object.__setattr__(self, "heads", heads)
         object.__setattr__(self, "positions", _positions(self.kind, self.positions))
 
@@ -70,7 +72,7 @@ class Intervention(ABC):
         """Return the indices of its heads in one layer, in order."""
         return [head.index for head in self.heads if head.layer == layer]
 
-    def prepare(self, references: References, batch: Batch | None) -> None:
+    def prepare(self, references: References, batch: Batch | None) -> None:  # noqa: B027 (most kinds need nothing)
         """Make the reference runs that `new_z` will read, while no hook is active.
 
         Called once before anything runs, perhaps with no batch, and again before each new batch.
@@ -228,7 +230,7 @@ def uniform(heads: Any, *, positions: Any = None, phase: Phase = "all") -> Unifo
 
 def mean(
     heads: Any,
-    reference: PromptSet | Batch | Iterable[Prompt | str] | str,
+    reference: PromptSet | Batch | Iterable[Prompt | str] | Prompt | str,
     *,
     by_position: bool = False,
     positions: Any = None,
@@ -239,12 +241,14 @@ def mean(
     Args:
         heads: The heads to change.
         reference: Prompts whose clean z is averaged.
-        by_position: False averages over all real tokens of all prompts (BOS included) and gives one vector a head; True
-            averages over prompts at each absolute position, and a position that no reference prompt reaches is an error.
+        by_position: False averages over all real tokens of all prompts (BOS included): one vector a head. True averages
+            over prompts at each absolute position; a position that no reference prompt reaches is an error.
         positions: As in `Intervention`.
         phase: As in `Intervention`.
     """
-    listed = [reference] if isinstance(reference, str) else getattr(reference, "prompts", reference)
+    if isinstance(reference, str | Prompt):
+        reference = [reference]
+    listed = reference.prompts if isinstance(reference, Batch) else reference
     prompts = tuple(Prompt(text=prompt) if isinstance(prompt, str) else prompt for prompt in listed)
     if not prompts:
         raise EmptyPromptSet("mean: the reference has no prompts; give at least one.")
@@ -261,7 +265,11 @@ def _positions(kind: str, positions: Any) -> Positions:
         return positions
     listed = [positions] if hasattr(positions, "__index__") else positions
     if not isinstance(listed, Iterable) or not (listed := list(listed)):
-        raise BadOption(f"{kind}: positions is {positions!r}; give integers, the name of a span, or None for all.")
+        raise BadOption(
+            f"{kind}: positions is {positions!r}; give integers, the name of a span, or None for all."
+        )
     if not all(hasattr(position, "__index__") and not isinstance(position, bool) for position in listed):
-        raise BadOption(f"{kind}: positions is {positions!r}; give integers, the name of a span, or None for all.")
+        raise BadOption(
+            f"{kind}: positions is {positions!r}; give integers, the name of a span, or None for all."
+        )
     return tuple(int(position) for position in listed)

@@ -27,7 +27,9 @@ class References:
         self._means: dict[tuple[tuple[Prompt, ...], bool], Tensor] = {}
         self._paired: tuple[Batch, Tensor] | None = None
 
-    def mean(self, prompts: tuple[Prompt, ...], by_position: bool) -> Float[Tensor, "layer position head d_head"]:
+    def mean(
+        self, prompts: tuple[Prompt, ...], by_position: bool
+    ) -> Float[Tensor, "layer position head d_head"]:
         """Average z over the real tokens of reference prompts, BOS included.
 
         Returns:
@@ -50,7 +52,7 @@ class References:
         return self._paired[1]
 
     def _mean(self, prompts: tuple[Prompt, ...], by_position: bool) -> Tensor:
-        batch = encode(self.model, prompts)
+        batch = encode(self.model, prompts)  # on the model's device
         width = int(batch.lengths.max()) if by_position else 1
         total, count = None, torch.zeros(width, dtype=torch.float64)
         for start in range(0, len(batch), CHUNK):
@@ -58,7 +60,8 @@ class References:
             real = rows.positions >= 0
             place = (rows.positions if by_position else torch.zeros_like(rows.positions))[real].cpu()
             with torch.no_grad():
-                z = capture_z(self.model, rows)[:, real.to(self.model.cfg.device)].double().cpu()  # layer token head d_head
+                z = capture_z(self.model, rows)[:, real]  # layer token head d_head
+            z = z.double().cpu()
             if total is None:
                 total = torch.zeros(z.shape[0], width, *z.shape[2:], dtype=torch.float64)
             total.index_add_(1, place, z)
@@ -72,8 +75,8 @@ class References:
         for row, (own, paired) in enumerate(zip(batch.lengths.tolist(), other.lengths.tolist(), strict=True)):
             if own != paired:
                 raise BadPrompts(
-                    f"resample: prompt {row} ({batch.prompts[row].text[:60]!r}) has {own} tokens and its corrupted text "
-                    f"{paired}; pairs must match token by token."
+                    f"resample: prompt {row} ({batch.prompts[row].text[:60]!r}) has {own} tokens and its corrupted "
+                    f"text {paired}; pairs must match token by token."
                 )
         with torch.no_grad():
             z = capture_z(self.model, other)

@@ -61,7 +61,9 @@ class Site:
                 "headscope's forward or generate, or give intervene(..., batch=...)."
             )
         if name not in self.batch.spans:
-            raise BadSpan(f"positions={name!r}: no prompt has a span of this name.{nearest(name, self.batch.spans)}")
+            raise BadSpan(
+                f"positions={name!r}: no prompt has a span of this name.{nearest(name, self.batch.spans)}"
+            )
         queries = self.z.shape[1]
         start = self.key_positions.shape[1] - queries
         mask = self.batch.spans[name][:, start : start + queries].to(self.z.device)
@@ -105,15 +107,17 @@ def window_of(model: Any, layer: int) -> int | None:
     }
     for reason, holds in obstacles.items():
         if holds:
-            raise BadOption(f"uniform: layer {layer} of {model.cfg.model_name} is not supported, {reason}; use mean or zero.")
+            name = model.cfg.model_name
+            raise BadOption(f"uniform: layer {layer} of {name} is not supported, {reason}; use mean or zero.")
     if kind == "local":
         return int(config.window_size)
     if kind == "full_attention" or kind == "global":
         return None
-    if hasattr(hf_attn, "sliding_window"):
-        window = hf_attn.sliding_window
-    else:
-        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    # Where a layer does not say so itself, the whole model has one window, or none.
+    everywhere = (
+        getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    )
+    window = getattr(hf_attn, "sliding_window", everywhere)
     return int(window) if window else None
 
 

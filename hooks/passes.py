@@ -1,0 +1,144 @@
+"""Follow the forward passes of a model: which tokens are fed, where they stand in their texts, what came before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import BadOption
+from .encode import Batch
+from .forward import running_pass
+from .references import References
+from .site import Site, window_of
+
+
+@dataclass
+class History:
+    """The tokens of one text so far: those that a key-value cache holds and those being fed."""
+
+    batch: Batch | None
+    lengths: Int[Tensor, " batch"]
+    key_positions: Int[Tensor, "batch key_pos"]
+    values: dict[int, Float[Tensor, "batch key_pos kv_head d_head"]] = field(default_factory=dict)
+
+
+class Passes:
+    """Knows, inside a forward pass, the absolute position of every token, and keeps the values of cached ones.
+
+    Attributes:
+        count: Passes begun so far.
+        now: The history of the pass that is running, None between passes.
+    """
+
+    def __init__(self, model: Any, batch: Batch | None) -> None:
+        self.model = model
+        self.count = 0
+        self.now: History | None = None
+        self._given = batch
+        self._n_queries = 0
+        # By cache, so that runs that take turns on one model keep apart; without a cache a pass is a text of its own.
+        self._cached: WeakKeyDictionary[Any, History] = WeakKeyDictionary()
+        self._windows: dict[int, int | None] = {}
+
+    def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Read what the model is about to be called with.
+
+        Returns:
+            True if new texts begin, False if cached ones go on.
+
+        Raises:
+            BadOption: positions cannot be known from this call.
+        """
+        ids = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+        assert isinstance(ids, Tensor), "the model was called without tokens"
+        cache = kwargs.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        before = self._cached.get(cache) if past else None
+        if past and (before is None or before.key_positions.shape[1] != past):
+            raise BadOption(
+                f"the key-value cache holds {past} tokens that were not all fed inside intervene(...), so prompt "
+                "lengths and values are unknown; begin with an empty cache inside the block."
+            )
+        batch, positions = self._read(ids, kwargs.get("attention_mask"), past, before)
+        if before is None:
+            lengths = batch.lengths.to(ids.device) if batch is not None else (positions >= 0).sum(1)
+            self.now = History(batch, lengths, positions)
+        else:
+            before.key_positions = torch.cat([before.key_positions, positions], dim=1)
+            self.now = before
+        if cache is not None:
+            self._cached[cache] = self.now
+        self._n_queries = ids.shape[1]
+        self.count += 1
+        return before is None
+
+    def leave(self) -> None:
+        """Forget the pass that ends."""
+        self.now = None
+
+    def see_values(self, layer: int, v: Float[Tensor, "batch pos kv_head d_head"]) -> None:
+        """Keep a layer's values for this and later passes."""
+        if self.now is not None:
+            earlier = self.now.values.get(layer)
+            self.now.values[layer] = v if earlier is None else torch.cat([earlier, v], dim=1)
+
+    def site(self, layer: int, z: Float[Tensor, "batch pos head d_head"], references: References) -> Site:
+        """Describe a layer of the pass that is running.
+
+        Raises:
+            BadOption: no pass is running, or values were seen and the layer is none that `window_of` knows.
+        """
+        now = self.now
+        if now is None:
+            raise BadOption(
+                f"layer {layer} ran on its own inside intervene(...), where positions are not known."
+            )
+        v = now.values.get(layer)
+        if v is not None and layer not in self._windows:
+            self._windows[layer] = window_of(self.model, layer)
+        return Site(
+            layer=layer,
+            z=z,
+            v=v,
+            positions=now.key_positions[:, -self._n_queries :],
+            key_positions=now.key_positions,
+            lengths=now.lengths,
+            window=self._windows.get(layer),
+            batch=now.batch,
+            references=references,
+        )
+
+    def _read(
+        self, ids: Tensor, mask: Tensor | None, past: int, before: History | None
+    ) -> tuple[Batch | None, Int[Tensor, "batch pos"]]:
+        """Find the prompts and positions: as announced, from the batch given to `intervene`, or from the mask."""
+        announced = running_pass(self.model)
+        if announced is not None:
+            return announced.batch, announced.positions.to(ids.device)
+        if before is None and self._given is not None:
+            tokens = self._given.tokens.to(ids.device)
+            if ids.shape != tokens.shape or not torch.equal(ids, tokens):
+                raise BadOption(
+                    f"the model was called with tokens {tuple(ids.shape)} that are not those of the batch given to "
+                    f"intervene {tuple(tokens.shape)}; give the batch that is run, or use headscope's forward."
+                )
+            return self._given, self._given.positions.to(ids.device)
+        n_rows, n_queries = ids.shape[:2]
+        if mask is not None and tuple(mask.shape) != (n_rows, past + n_queries):
+            raise BadOption(
+                f"intervene reads positions from an attention mask of shape {(n_rows, past + n_queries)}, cached "
+                f"tokens included; this one has shape {tuple(mask.shape)}."
+            )
+        if mask is not None:
+            real = mask.to(ids.device) != 0
+        else:
+            real = torch.ones(n_rows, past + n_queries, dtype=torch.bool, device=ids.device)
+            if before is not None:
+                real[:, :past] = before.key_positions >= 0
+        positions = (real.long().cumsum(1) - 1).masked_fill(~real, -1)[:, past:]
+        return (before.batch if before is not None else None), positions

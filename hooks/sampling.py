@@ -1,0 +1,39 @@
+"""Choose next tokens: the likeliest, or drawn with noise that belongs to the prompt and not to the batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..datasets.prompts import Prompt
+
+
+def chooser(temperature: float, noise: Sequence[torch.Generator] | None) -> Callable[[Tensor], Tensor]:
+    """Return what picks each row's next token: the maximum, after adding Gumbel noise where one samples."""
+
+    def choose(logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
+        if noise is None:
+            return logits.argmax(-1)
+        # Adding -log(-log u) and taking the maximum draws from the softmax with noise that does not depend on the
+        # logits, so that clean and changed runs differ by the change alone.
+        u = torch.stack([torch.rand(logits.shape[-1], generator=own, dtype=torch.float64) for own in noise])
+        gumbel = -torch.log(-torch.log(u.clamp(min=torch.finfo(torch.float64).tiny)))
+        return (logits.double().cpu() / temperature + gumbel).argmax(-1)
+
+    return choose
+
+
+def noise_of(prompts: Sequence[Prompt], seed: int) -> list[torch.Generator]:
+    """Give every prompt a generator of its own, fixed by the seed, its text and which occurrence of it this is."""
+    seen: Counter[str] = Counter()
+    generators = []
+    for prompt in prompts:
+        digest = hashlib.sha256(f"{seed}\0{seen[prompt.text]}\0{prompt.text}".encode()).digest()
+        generators.append(torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
+        seen[prompt.text] += 1
+    return generators
