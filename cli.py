@@ -6,6 +6,7 @@ Progress and whatever libraries print go to standard error. Torch is imported wh
 
 from __future__ import annotations
 
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,11 +100,18 @@ def demo(
         return show_plan(
             as_json, command="demo", models=["organism/text", "organism/planted"], seed=seed, out=out
         )
+    summary: list[str] = []
+    answers = sys.stderr if as_json else sys.stdout
+
+    def say(line: str) -> None:
+        summary.append(line)
+        typer.echo(line, file=answers)
+
     with working("demo"):
         from .analysis.demo import demo as run
 
-        report = run(out, seed=seed)
-    show(as_json, {"report": report}, [f"Report: {report}"])
+        report = run(out, seed=seed, progress=say)
+    show(as_json, {"report": report, "summary": summary}, [f"Report: {report}"])
 
 
 @app.command()
@@ -307,18 +315,16 @@ def verify(
             seconds=done.manifest["seconds"],
             folder=run,
         )
-    record = {
-        "verdict": found.verdict,
-        "table": found.table().to_dict("records"),
-        "notes": found.notes,
-        "run": run,
-    }
-    shown = (
-        found.table()
-        .drop(columns=["heads"], errors="ignore")
-        .to_string(index=False, float_format="{:.3g}".format)
-    )
-    show(as_json, record, [shown, "", found.verdict, *found.notes, f"Report: {run / 'report.html'}"])
+    table = found.summary()
+    record = {"verdict": found.verdict, "arms": table.to_dict("records"), "notes": found.notes, "run": run}
+    shown = table[["arm", "k", "draws", "n", "value", "effect", "low", "high", "p"]]
+    lines = [
+        shown.to_string(index=False, na_rep="-", float_format="{:.3g}".format),
+        "",
+        found.verdict,
+        *found.notes,
+    ]
+    show(as_json, record, [*lines, f"Report: {run / 'report.html'}"])
 
 
 @app.command()

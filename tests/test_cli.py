@@ -106,14 +106,14 @@ def test_verify_checks_a_run_on_fresh_prompts_and_marks_its_scores(tmp_path):
     scored = json.loads(
         call("score", "induction", "-m", PLANTED, "-n", "4", "--out", str(tmp_path), "--json").stdout
     )
-    result = call("verify", scored["run"], "--k", "1", "--draws", "2", "-n", "4", "--json")
+    result = call("verify", scored["run"], "--k", "1", "--draws", "2", "-n", "16", "--json")
     record = json.loads(result.stdout)
     assert {row["arm"] for row in record["arms"]} == {"top", "same-layers", "anywhere"}
     assert record["verdict"] and not any("same prompts" in note for note in record["notes"])
     saved = json.loads((Path(scored["run"]) / "scores.json").read_text())
     assert saved["causal"] is True
     assert json.loads((Path(scored["run"]) / "manifest.json").read_text())["causal_check"] is True
-    assert record["verdict"] in call("verify", scored["run"], "--k", "1", "--draws", "2", "-n", "4").stdout
+    assert record["verdict"] in call("verify", scored["run"], "--k", "1", "--draws", "2", "-n", "16").stdout
 
 
 def test_a_dry_run_prints_the_plan_and_does_nothing(tmp_path):

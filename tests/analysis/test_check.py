@@ -8,6 +8,8 @@ from scipy.stats import beta
 import headscope
 from headscope.analysis.check import _later_year, check, check_places, check_skill
 from headscope.datasets.prompts import Prompt
+from headscope.datasets.repeated import repeated
+from headscope.datasets.skills import SKILLS
 from headscope.errors import UnknownHead, UnknownModel
 
 
@@ -42,7 +44,8 @@ def test_a_skill_is_counted_with_its_exact_interval(planted):
     assert f"{found.right} of 20" in str(found)
 
 
-def test_a_skill_the_weights_hold_is_counted_as_right(planted):
+def test_a_skill_the_weights_hold_is_counted_as_right(planted, monkeypatch):
+    monkeypatch.setitem(SKILLS, "repeated", lambda n, seed, split: repeated(n, seed=seed))
     found = check_skill(planted, "repeated", n=10)
     assert found.right == 10 and found.passed and found.low == pytest.approx(0.025 ** (1 / 10))
 
