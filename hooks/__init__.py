@@ -1,24 +1,13 @@
-"""Everything that touches a running model: load it, give it tokens, read it, change it."""
+"""Everything that touches a running model. Each module is named after what it offers:
 
-from .capture import capture_z, each_pattern
-from .encode import Batch, encode
-from .forward import forward
-from .heads import Head, all_heads, parse_heads
-from .info import ModelInfo, describe
-from .load import ModelCard, available, load
+- `load`: `load` a model, `describe` it, list what is `available`; `check` is the self-check that it makes
+- `heads`: `Head`, `parse_heads`, `all_heads`
+- `encode`: prompts to a `Batch` of tokens, spans and answers
+- `forward`: logits of a batch, the same with any padding
+- `capture`: `each_pattern`, `capture_z`
+- `interventions`, `intervene`: `zero`, `mean`, `resample`, `uniform`, `scale`, and the block that applies them
+- `generate`: continue prompts with a cache, clean or changed
+- `metrics`, `sweep`: the exact effect of every head
 
-__all__ = [
-    "Batch",
-    "Head",
-    "ModelCard",
-    "ModelInfo",
-    "all_heads",
-    "available",
-    "capture_z",
-    "describe",
-    "each_pattern",
-    "encode",
-    "forward",
-    "load",
-    "parse_heads",
-]
+Functions are imported from their modules or from `headscope`; importing them here would hide the modules of that name.
+"""

@@ -20,13 +20,13 @@ def each_pattern(
 ) -> None:
     """Show every layer's attention pattern to `visit(layer, pattern)` in one forward pass.
 
-    A pattern is freed as soon as `visit` returns (keep a clone of what you need), so that memory is one
-    layer's, not all layers'. Rows of padding queries mean nothing; use `batch.attention_mask`.
+    A pattern is freed when `visit` returns and does not keep it, so that memory is one layer's, not all layers'. Rows
+    of padding queries mean nothing; use `batch.attention_mask`.
 
     Args:
         model: The bridge.
         batch: Encoded prompts.
-        visit: Called once a layer, in order; what it does to the pattern does not reach the model.
+        visit: Called once a layer, in order, with a copy: changing it does not reach the model.
 
     Raises:
         HookNeverFired: a layer shows no pattern.
@@ -36,7 +36,7 @@ def each_pattern(
     def watch(layer: int) -> Any:
         def hook_fn(pattern: Tensor, hook: Any) -> None:
             seen.add(layer)
-            visit(layer, pattern.detach())
+            visit(layer, pattern.detach().clone())
 
         return hook_fn
 

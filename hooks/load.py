@@ -61,7 +61,8 @@ def _boot(folder: Path, shown: str, device: Any, dtype: torch.dtype) -> Transfor
     """Boot from a folder; whatever fails on the way is a fault of the folder."""
     reports: list[str] = []
     try:
-        with _no_network(), _reports_of_transformers(reports):
+        # Modules draw initial weights that are then overwritten; the caller's seed must not notice.
+        with _no_network(), _reports_of_transformers(reports), torch.random.fork_rng(devices=[]):
             model = TransformerBridge.boot_transformers(
                 str(folder), device=device, dtype=dtype, trust_remote_code=False
             )

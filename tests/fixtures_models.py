@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,17 @@ def stories() -> Any:
             "../shared/models/stories260k is not here: it is an outside check, not part of the project"
         )
     return _load(str(folder))
+
+
+@pytest.fixture(scope="session")
+def stories_oracle() -> dict[str, Any]:
+    """Numbers of that model computed without TransformerLens and Headscope; skips where they are absent."""
+    path = SHARED / "oracles" / "stories260k.json"
+    if not path.is_file():
+        pytest.skip(
+            "../shared/oracles/stories260k.json is not here: it is an outside check, not part of the project"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(autouse=True)
