@@ -65,7 +65,7 @@ class Part:
         table = self.scores.table().dropna(subset=["score"])
         if not len(table):
             return "No head has a score."
-        heads = [Head(int(row.layer), int(row.head)) for row in table.itertuples()]
+        heads = [Head(row["layer"], row["head"]) for row in table.to_dict("records")]
         first = table.iloc[0]
         text = f"{heads[0]} comes first with {interval(first.score, first.low, first.high)}"
         text += f"; the next head, {heads[1]}, has {number(table.iloc[1].score)}." if len(table) > 1 else "."
@@ -112,7 +112,7 @@ def page(
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    template = package_files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    template = package_files(__package__ or "").joinpath("page.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         title=title or parts[0].title,
         sections=sections,

@@ -99,7 +99,7 @@ def _check_rows(check: Verification) -> list[dict[str, Any]]:
         rows.append(
             {
                 "top": top,
-                "arm": words if top else f"{words} (mean of {row['draws']} draws)",
+                "arm": words if top else f"{words} ({_draws(row['draws'])})",
                 "k": row["k"],
                 "value": number(row["value"]),
                 "effect": f"{row['effect']:+.2f}",
@@ -113,13 +113,17 @@ def _check_rows(check: Verification) -> list[dict[str, Any]]:
     return rows
 
 
+def _draws(n: int) -> str:
+    return "one draw" if n == 1 else f"mean of {n} draws"
+
+
 def _check_words(check: Verification) -> str:
     """What was done, to what, beside what."""
     k = max(arm.k for arm in check.arms)
     return (
         f"Done to the first k heads by score: {check.how}. Measured: {check.metric.replace('_', ' ')} on "
         f"{len(check.clean)} prompts ({check.data.name}). Random heads never include the first {k}. "
-        "The band is the 95 % interval over prompts; small points are single draws."
+        "The band is the 95 % interval of the value over prompts; small points are single draws."
     )
 
 
@@ -127,9 +131,9 @@ def _attention(part: Part, name: str, figures: dict[str, dict[str, Any]]) -> dic
     seen = part.attention
     if seen is None:
         return None
-    at = seen.position
+    at, marked = seen.position, {i for positions in seen.spans.values() for i in positions}
     texts = [
-        {"head": str(head), "html": Markup(token_html(seen.tokens, pattern[at], chosen=at))}
+        {"head": str(head), "html": Markup(token_html(seen.tokens, pattern[at], chosen=at, marked=marked))}
         for head, pattern in zip(seen.heads, seen.patterns, strict=True)
     ]
     whole = None
@@ -137,7 +141,8 @@ def _attention(part: Part, name: str, figures: dict[str, dict[str, Any]]) -> dic
         whole = _add(
             figures, f"{name}-pattern", lambda dark: pattern_figure(seen.patterns[0], seen.tokens, dark=dark)
         )
-    return {"token": seen.tokens[at].strip() or seen.tokens[at], "texts": texts, "pattern": whole}
+    token = seen.tokens[at].strip() or seen.tokens[at]
+    return {"token": token, "texts": texts, "pattern": whole, "spans": ", ".join(seen.spans)}
 
 
 def _add(figures: dict[str, dict[str, Any]], name: str, draw: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -129,11 +128,11 @@ class Verification:
         """Draw the metric against k: top heads, controls with their single draws, and nothing changed."""
         from .figures import causal_curve
 
-        pooled = self._summary.set_index(["arm", "k"])[["low", "high"]]
+        summary = self._summary
+        ends = summary.assign(low=summary["value_low"], high=summary["value_high"])
+        pooled = ends.set_index(["arm", "k"])[["low", "high"]]
         table = self.table().drop(columns=["low", "high"]).join(pooled, on=["arm", "k"])
-        return causal_curve(
-            table, baseline=self.baseline, metric=self.metric.replace("_", " "), dark=dark
-        )
+        return causal_curve(table, baseline=self.baseline, metric=self.metric.replace("_", " "), dark=dark)
 
     def mark(self, scores: HeadScores) -> HeadScores:
         """Return the scores with this check's verdict as their last note; `causal` if it confirms them."""
@@ -191,8 +190,8 @@ class Verification:
         table = read_table(path.with_suffix(".parquet"))
         try:
             values = {
-                (str(arm), int(k), int(draw)): group.sort_values("prompt")["value"].to_numpy(dtype=np.float64)
-                for (arm, k, draw), group in table.groupby(["arm", "k", "draw"])
+                _key(key): group.sort_values("prompt")["value"].to_numpy(dtype=np.float64)
+                for key, group in table.groupby(["arm", "k", "draw"])
             }
             clean = values.pop((_CLEAN, 0, 0))
             arms = tuple(
@@ -201,7 +200,7 @@ class Verification:
                     int(one["k"]),
                     int(one["draw"]),
                     tuple(map(Head.parse, one["heads"])),
-                    values.pop((one["arm"], int(one["k"]), int(one["draw"]))),
+                    values.pop(_key((one["arm"], one["k"], one["draw"]))),
                 )
                 for one in meta["arms"]
             )
@@ -276,7 +275,7 @@ class Verification:
 
     def _value_interval(self, values: Float[np.ndarray, " prompt"]) -> tuple[float, float]:
         here = values[np.isfinite(values)]
-        if is_rate(here):
+        if np.isin(here, (0.0, 1.0)).all():
             return binomial_interval(int(here.sum()), len(here))
         interval = bootstrap_mean(values, seed=self.seed)
         return float(interval.low), float(interval.high)
@@ -285,9 +284,9 @@ class Verification:
 _SUMMARY = ["arm", "k", "draws", "n", "value", "value_low", "value_high", "effect", "low", "high", "p"]
 
 
-def is_rate(values: Iterable[float]) -> bool:
-    """Whether these are hits and misses."""
-    return bool(np.isin(np.asarray(values), (0.0, 1.0)).all())
+def _key(key: Any) -> tuple[str, int, int]:
+    arm, k, draw = key
+    return str(arm), int(k), int(draw)
 
 
 def _mean(values: Float[np.ndarray, " prompt"]) -> float:

@@ -30,8 +30,8 @@ def causal_curve(
     control are small points. The dashed line is the metric with nothing changed.
 
     Args:
-        table: Columns `arm, k, draw, value, effect, low, high`; `value = baseline + effect`, and `low, high`
-            bound the effect. One row per arm, k and draw; several draws of one arm and k are averaged here.
+        table: Columns `arm, k, draw, value, low, high`; `low, high` bound the value. One row per arm, k and
+            draw; several draws of one arm and k are averaged here.
         baseline: The metric with nothing changed.
         metric: What the metric is called.
         title: A title above the plot.
@@ -65,7 +65,6 @@ def causal_curve(
             figure,
             table[table["arm"] == arm],
             arm,
-            baseline,
             colours[arm],
             dashes[arm],
             symbols[arm],
@@ -81,7 +80,6 @@ def _add_arm(
     figure: go.Figure,
     rows: Any,  # the rows of `table` with this arm
     arm: str,
-    baseline: float,
     colour: str,
     dash: str,
     symbol: str,
@@ -92,7 +90,6 @@ def _add_arm(
     value, low, high = (
         np.array([rows.loc[rows["k"] == i, c].mean() for i in k]) for c in ("value", "low", "high")
     )
-    low, high = baseline + low, baseline + high
     draws = [int((rows["k"] == i).sum()) for i in k]
     words = ARM_WORDS.get(arm, arm)
     figure.add_trace(

@@ -4,7 +4,7 @@ Tokens are data. A prompt may hold `<img src=x onerror=…>`; here it is always 
 """
 
 import html
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -93,6 +93,7 @@ def token_html(
     *,
     seen_by: Float[np.ndarray, " query_pos"] | None = None,
     chosen: int | None = None,
+    marked: Collection[int] = (),
 ) -> str:
     """Write tokens as text: warm where the chosen token looks, a grey line under those that look at it.
 
@@ -101,6 +102,7 @@ def token_html(
         looks_at: Attention of the chosen token to each position, in [0, 1].
         seen_by: Attention of each position to the chosen token, in [0, 1].
         chosen: The position of the chosen token, drawn with a frame. None where it is not among the tokens.
+        marked: Positions drawn with a dotted line below, for example those of the needle.
 
     Returns:
         One HTML element. Every token is escaped. Colours stand in `style` attributes, so no stylesheet is
@@ -117,6 +119,8 @@ def token_html(
         style = [f"background:rgba({_WARM},{0.62 * weight:.3f})"] if weight >= 0.005 else []
         if seen_by is not None and seen_by[i] >= 0.005:
             style.append(f"border-bottom:3px solid rgba({_GREY},{min(1.0, float(seen_by[i])):.3f})")
+        if i in marked:
+            style.append("text-decoration:underline dotted;text-underline-offset:4px")
         if i == chosen:
             style.append("outline:2px solid currentColor;outline-offset:-1px")
         attribute = f' style="{";".join([*style, "border-radius:3px"])}"' if style else ""

@@ -40,7 +40,8 @@ def curve_table() -> pd.DataFrame:
         for k in (1, 2, 4)
         for draw in range(draws)
     ]
-    return pd.DataFrame(rows).assign(value=lambda table: 0.9 + table["effect"])
+    table = pd.DataFrame(rows)
+    return table.assign(value=0.9 + table["effect"], low=0.9 + table["low"], high=0.9 + table["high"])
 
 
 def every_figure(dark: bool = False) -> dict[str, go.Figure]:
