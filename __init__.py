@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from .hooks.encode import encode
     from .hooks.generate import generate
     from .hooks.heads import Head
+    from .hooks.info import describe
     from .hooks.intervene import intervene
     from .hooks.interventions import mean, resample, scale, uniform, zero
-    from .hooks.info import describe
     from .hooks.load import available, load
     from .hooks.sweep import sweep
 

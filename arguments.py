@@ -49,6 +49,7 @@ def kinds() -> dict[str, Any]:
 
 
 def one_of(name: str, choices: Iterable[str], where: str) -> str:
+    """Return the name if it is one of the choices."""
     known = list(choices)
     if name not in known:
         raise BadOption(f"{where} {name}: no such choice.{nearest(name, known)}")
@@ -56,6 +57,7 @@ def one_of(name: str, choices: Iterable[str], where: str) -> str:
 
 
 def sizes(k: str) -> tuple[int, ...]:
+    """Read whole numbers with commas between."""
     try:
         return tuple(int(size) for size in k.split(","))
     except ValueError:
@@ -65,6 +67,7 @@ def sizes(k: str) -> tuple[int, ...]:
 def interventions(
     ablate: str | None, how: str, scales: Sequence[str], phase: str, prompts: Sequence[str]
 ) -> list[Intervention]:
+    """Read `--ablate`, `--how` and `--scale`; the mean is over the prompts given."""
     from functools import partial
 
     from .hooks.interventions import mean, scale

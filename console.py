@@ -9,7 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .analysis.scores import HeadScores
 
 
+@contextmanager
 def working(what: str = "") -> Iterator[None]:
     """Send what libraries print to standard error, and say there what is being done and how long it took."""
     begun = time.monotonic()
