@@ -30,14 +30,14 @@ class Metric(Protocol):
         batch: Batch,
         clean_logits: Float[Tensor, "batch vocab"] | None = None,
         /,
-    ) -> Float[Tensor, "batch"]: ...
+    ) -> Float[Tensor, " batch"]: ...
 
 
 def logit_difference(
     logits: Float[Tensor, "batch vocab"],
     batch: Batch,
     clean_logits: Float[Tensor, "batch vocab"] | None = None,
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     """Subtract the logit of the foil's first token from that of the answer's first token.
 
     Direction: above 0 the model prefers the answer. Shape and unit: one number per prompt, in logits.
@@ -61,7 +61,7 @@ def answer_logprob(
     logits: Float[Tensor, "batch vocab"],
     batch: Batch,
     clean_logits: Float[Tensor, "batch vocab"] | None = None,
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     """Give the log-probability of the answer's first token.
 
     Direction: 0 is certainty, lower is less likely. Shape and unit: one number per prompt, in nats.
@@ -77,7 +77,7 @@ def kl_to_clean(
     logits: Float[Tensor, "batch vocab"],
     batch: Batch,
     clean_logits: Float[Tensor, "batch vocab"] | None = None,
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     """Measure how far the next-token distribution moved: KL(clean ‖ changed).
 
     Summed in float64: the divergence of a head that hardly matters is far below float32's rounding.
@@ -98,7 +98,7 @@ def accuracy(
     logits: Float[Tensor, "batch vocab"],
     batch: Batch,
     clean_logits: Float[Tensor, "batch vocab"] | None = None,
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     """Say whether the most likely next token is the answer's first token.
 
     Direction: 1 is right, 0 is wrong. Shape and unit: one 0 or 1 per prompt.
@@ -127,7 +127,7 @@ def get_metric(metric: str | Metric) -> Metric:
     return METRICS[metric]
 
 
-def first_tokens(batch: Batch, field: str) -> Int[Tensor, "batch"]:
+def first_tokens(batch: Batch, field: str) -> Int[Tensor, " batch"]:
     """Give the first token of every prompt's `answer` or `foil`.
 
     Raises:

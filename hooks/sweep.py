@@ -65,13 +65,17 @@ def sweep(
 
     Raises:
         UnknownHead, UnknownMetric: the model has no such head; there is no such metric.
-        BadOption: the model has hooks, or `chunk` is not positive.
+        BadOption: the model has hooks, `heads` is empty, or `chunk` is not positive.
         MissingData: a prompt lacks what the metric needs.
         NoEffect: no head's output changed on any prompt, for example because a span is empty.
         NonFinite: a changed run gave NaN or infinite logits; the message names its head.
     """
     metric = get_metric(metric)
     wanted = sorted(all_heads(model) if heads is None else parse_heads(heads, model))
+    if not wanted:
+        raise BadOption(
+            "sweep was given no heads; name at least one, such as L0H0, or leave `heads` out for all."
+        )
     if chunk is not None and chunk < 1:
         raise BadOption(f"chunk is {chunk}: at least one changed sequence has to run at a time.")
     _refuse_hooks(model)

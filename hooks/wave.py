@@ -72,7 +72,7 @@ class Wave:
     def _roll(
         self, heads: Sequence[Head], moves: Float[Tensor, "head batch pos d_head"], start: int, check: bool
     ) -> Float[Tensor, "row 1 d_model"]:
-        """Move through the layers, adding the heads of each, and return what the last one leaves at the read columns."""
+        """Move through the layers, adding the heads of each; return what the last one leaves at the read columns."""
         final = len(self.blocks.layers) - 1
         last = self.batch.last
         hidden: Tensor | None = None
