@@ -101,12 +101,17 @@ def test_from_the_repository_root_datasets_is_hugging_faces_library():
 
 
 def third_party_imports() -> dict[str, str]:
-    """Top-level names that the package's modules import, each with one file that does."""
+    """Top-level names that the package's modules import, each with one file that does.
+
+    The app's pages are scripts that Streamlit runs, so they import `headscope` by its name, as a user does.
+    """
     found = {}
     for file in [*CHECKOUT.glob("*.py"), *(module for folder in folders() for module in folder.glob("*.py"))]:
+        by_name = file.parent == CHECKOUT / "app"
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                found[node.module.split(".")[0]] = str(file)
+                if not (by_name and node.module.split(".")[0] == "headscope"):
+                    found[node.module.split(".")[0]] = str(file)
             elif isinstance(node, ast.Import):
                 found.update({alias.name.split(".")[0]: str(file) for alias in node.names})
     return {name: file for name, file in found.items() if name not in sys.stdlib_module_names}

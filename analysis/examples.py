@@ -1,0 +1,36 @@
+"""A few prompts that a model can do something with, by a name to pick them by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..datasets.prompts import Prompt
+from ..errors import MissingData
+from ..hooks.info import describe
+from .defaults import default_prompts
+
+_KINDS = ("repeated", "needle")  # what can be made for any model
+_FIRST = "ioi"  # short, and its answer is a copy that can be seen in a pattern
+
+
+def example_prompts(model: Any) -> dict[str, Prompt]:
+    """Collect one prompt of every kind that there is for this model, the one to show first in front.
+
+    Args:
+        model: The bridge.
+
+    Returns:
+        Prompts by kind; empty where none can be made from the model's vocabulary.
+    """
+    kinds = list(_KINDS)
+    if describe(model).name == "organism/text":
+        from ..datasets.skills import SKILLS
+
+        kinds = sorted(SKILLS, key=lambda kind: kind != _FIRST)
+    found = {}
+    for kind in kinds:
+        try:
+            found[kind] = default_prompts(model, kind, n=1)[0]
+        except MissingData:
+            continue
+    return found
