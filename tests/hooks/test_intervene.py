@@ -8,6 +8,9 @@ import threading
 import pytest
 import torch
 from fixtures_models import SHARED
+from models import N_HEADS, N_LAYERS, sentence
+from transformers import DynamicCache
+
 from headscope.datasets.prompts import Prompt
 from headscope.errors import BadOption, HookNeverFired, NoEffect, UnknownHead
 from headscope.hooks.capture import capture_z
@@ -16,8 +19,6 @@ from headscope.hooks.forward import forward
 from headscope.hooks.heads import Head, all_heads
 from headscope.hooks.intervene import intervene
 from headscope.hooks.interventions import mean, resample, scale, uniform, zero
-from models import N_HEADS, N_LAYERS, sentence
-from transformers import DynamicCache
 
 TEXTS = [sentence(n, seed=n) for n in (12, 5, 17)]
 EVERY_HEAD = [(layer, head) for layer in range(N_LAYERS) for head in range(N_HEADS)]
@@ -157,9 +158,9 @@ def test_a_direct_call_of_the_model_is_intervened_on_too(tiny):
     prompt = Prompt("the red fox saw a cat", spans={"needle": ((4, 7),)})
     with torch.no_grad(), intervene(model, zero("L1H1", positions="needle"), encode(model, [prompt])):
         from_batch = model(encode(model, [prompt]).tokens)
-    with pytest.raises(BadOption, match="not those of the batch"):
-        with intervene(model, zero("L1H1", positions="needle"), encode(model, [prompt])):
-            model(encode(model, ["a cat"]).tokens)
+    needle = intervene(model, zero("L1H1", positions="needle"), encode(model, [prompt]))
+    with pytest.raises(BadOption, match="not those of the batch"), needle:
+        model(encode(model, ["a cat"]).tokens)
     torch.testing.assert_close(
         from_batch[0], logits_of(model, encode(model, [prompt]), zero("L1H1", positions=2))
     )

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import pytest
 import torch
+from models import sentence
+
 from headscope.datasets.prompts import Prompt, PromptSet
 from headscope.errors import BadOption, BadPrompts, BadSpan, EmptyPromptSet, UnknownHead
 from headscope.hooks.capture import capture_z
@@ -25,7 +27,6 @@ from headscope.hooks.interventions import (
 )
 from headscope.hooks.references import References
 from headscope.hooks.site import Site, running_mean
-from models import sentence
 
 BATCH, POS, HEADS, KV_HEADS, D_HEAD = 2, 6, 4, 2, 3
 PADDING = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
