@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -45,33 +46,34 @@ def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     here through such a file, cannot be found there. pip still resolves every dependency that the wheel declares.
     """
     folder = tmp_path_factory.mktemp("clean") / "venv"
-    run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
+    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
     python = folder / "bin" / "python"
     ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(run(python, "-c", ask, cwd=folder).strip())
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    pip = (python, "-m", "pip", "--disable-pip-version-check")
-    run(*pip, "install", "--quiet", "--no-index", "--ignore-installed", "--no-deps", wheel, cwd=folder.parent)
-    run(*pip, "install", "--quiet", "--no-index", "headscope", cwd=folder.parent)
+    pip = (
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--python",
+        python,
+        "install",
+        "--quiet",
+    )
+    run(*pip, "--no-index", "--ignore-installed", "--no-deps", wheel, cwd=folder.parent)
+    run(*pip, "--no-index", "headscope", cwd=folder.parent)
     return folder
 
 
 def test_the_wheel_holds_every_module_and_every_data_file(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
-    rooms = [
-        path
-        for path in CHECKOUT.iterdir()
-        if path.is_dir() and path.name in {"analysis", "datasets", "hooks", "organisms"}
-    ]
-    files = [*CHECKOUT.glob("*.py"), CHECKOUT / "py.typed"]
-    files += [
-        file
-        for room in rooms
-        for file in room.rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
-    ]
+    listed = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    rooms = {CHECKOUT / name.split(".")[1] for name in listed if "." in name}
+    inside = (file for room in rooms for file in room.rglob("*") if "__pycache__" not in file.parts)
+    files = [*CHECKOUT.glob("*.py"), CHECKOUT / "py.typed", *(file for file in inside if file.is_file())]
     expected = {f"headscope/{file.relative_to(CHECKOUT).as_posix()}" for file in files}
-    assert held - {name for name in held if ".dist-info/" in name} == expected
+    assert {name for name in held if ".dist-info/" not in name} == expected
     assert any(name.endswith("licenses/LICENSE") for name in held)
 
 
