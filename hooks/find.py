@@ -12,7 +12,7 @@ from ..errors import BadModelFolder, HubUnavailable, UnknownModel, nearest
 ORGANISMS = Path(__file__).resolve().parents[1] / "organisms"
 _PREFIX = "organism/"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
-_HUB_FILES = {
+_HUB_FILES: dict[str, Any] = {
     "allow_patterns": ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
     "ignore_patterns": ["*/*", "consolidated*"],  # other formats of the same weights
 }

@@ -43,14 +43,17 @@ def load(
         BadModelFolder: a file is missing or unusable; the message names it.
         HubUnavailable: the model is not cached and the hub cannot be reached, or refuses.
         NonFinite: a weight is NaN or infinite; the message names the tensor.
+        BadOption: this machine lacks the device, or the dtype is none for weights.
         HookNeverFired, NoEffect: the self-check failed.
     """
     name = os.fspath(name)
+    device, dtype = _device(device), _dtype(dtype)
     folder, shown = find_model(name)
     check_folder(folder, shown)
-    model = _boot(folder, shown, device, _dtype(dtype))
+    model = _boot(folder, shown, device, dtype)
     model.cfg.model_name = shown
     model.eval()
+    _keep_no_patterns(model)
     _check_weights(model, shown)
     remember(model, folder)
     checked(model)
@@ -138,14 +141,35 @@ def _reports_of_transformers(reports: list[str]) -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
+def _keep_no_patterns(model: Any) -> None:
+    """Stop attention modules from holding their last pattern: nobody reads it, and long prompts would fill memory."""
+    for module in model.original_model.modules():
+        if hasattr(module, "_pattern"):
+            module.register_forward_hook(_forget_pattern)
+
+
+def _forget_pattern(module: Any, inputs: Any, output: Any) -> None:
+    module._pattern = None
+
+
 def _check_weights(model: Any, shown: str) -> None:
     for name, tensor in model.original_model.named_parameters():
         bad = int((~torch.isfinite(tensor)).sum())
         if bad:
             plain = name.replace("_original_component.", "")
             raise NonFinite(
-                f"{shown}: {bad} of {tensor.numel()} weights of {plain} are NaN or infinite; get the file again."
+                f"{shown}: {bad} of {tensor.numel()} weights of {plain} are NaN or infinite in {tensor.dtype}; "
+                "get the file again, or load in float32 if it was too large for a smaller dtype."
             )
+
+
+def _device(device: str | torch.device | None) -> torch.device | None:
+    """Check a device before a model is read for it; None lets the bridge choose."""
+    try:
+        return None if device is None else torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        choices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise BadOption(f"device is {str(device)!r}; this machine has {', '.join(choices)}.") from error
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:

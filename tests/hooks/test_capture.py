@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 from models import N_HEADS, N_LAYERS, sentence
@@ -73,17 +75,17 @@ def test_what_visit_does_stays_outside_the_model(tiny):
         assert torch.equal(spoiled[layer], pattern)
 
 
-def test_only_one_layers_pattern_is_alive_at_a_time(tiny):
-    import weakref
+def test_only_one_layers_pattern_is_alive_at_a_time(any_model):
+    earlier, alive = [], []
 
-    model, earlier, alive = tiny("llama"), [], []
-
-    def visit(layer, pattern):
+    def count(pattern, hook):
         alive.append(sum(reference() is not None for reference in earlier))
         earlier.append(weakref.ref(pattern))
 
-    each_pattern(model, encode(model, TEXTS), visit)
-    assert alive == [0] * N_LAYERS
+    names = [(f"blocks.{layer}.attn.hook_pattern", count) for layer in range(N_LAYERS)]
+    with any_model.hooks(fwd_hooks=names):
+        each_pattern(any_model, encode(any_model, TEXTS), lambda layer, pattern: count(pattern, None))
+    assert alive == [0, 1] * N_LAYERS, "the model's own pattern, then our copy of the same layer"
 
 
 def test_an_error_in_visit_leaves_no_hook(tiny):

@@ -89,6 +89,13 @@ def test_the_dtype_is_asked_for_by_name_or_value(model_folder):
             load(model_folder("llama"), dtype=wrong)
 
 
+def test_a_device_that_is_not_there_is_refused(model_folder):
+    for wrong in ("gpu", "cuda:99"):
+        with pytest.raises(BadOption, match=f"device is '{wrong}'; this machine has cpu"):
+            load(model_folder("llama"), device=wrong)
+    assert describe(load(model_folder("llama"), device="cpu")).device == torch.device("cpu")
+
+
 def test_shipped_models_are_listed_with_their_cards():
     cards = {card.name: card for card in available()}
     planted = cards["organism/planted"]
