@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..datasets.prompts import Prompt, PromptSet
 from ..errors import MissingData, UnknownMetric, nearest
-from ..hooks.encode import encode
+from ..hooks.encode import Batch, encode
 from ..hooks.forward import forward
 from ..hooks.generate import generate
 from ..hooks.intervene import intervene
@@ -96,21 +96,22 @@ def word_recall(answer: str, text: str) -> float:
 def of_metric(metric: Metric) -> Outcome:
     """Turn a metric of next-token logits into an outcome: one forward pass, read at each prompt's last token.
 
-    The clean logits that some metrics compare with are computed at the first call and kept, so an outcome belongs to
-    one model and one prompt set.
+    The encoded prompts, and the clean logits that some metrics compare with, are made at the first call and kept, so
+    that an outcome belongs to one model and one prompt set.
     """
-    clean: list[Float[Tensor, "batch vocab"]] = []
+    kept: list[tuple[Batch, Float[Tensor, "batch vocab"]]] = []
 
     @torch.no_grad()
     def measure(model: Any, prompts: PromptSet, interventions: Sequence[Intervention]) -> np.ndarray:
-        batches = [encode(model, prompts[start : start + _ROWS]) for start in range(0, len(prompts), _ROWS)]
-        if not clean:
-            clean.extend(forward(model, batch, logits_at="last")[:, 0] for batch in batches)
+        if not kept:
+            for start in range(0, len(prompts), _ROWS):
+                batch = encode(model, prompts[start : start + _ROWS])
+                kept.append((batch, forward(model, batch, logits_at="last")[:, 0]))
         values = []
         with intervene(model, interventions):
-            for batch, before in zip(batches, clean, strict=True):
-                after = forward(model, batch, logits_at="last")[:, 0] if interventions else before
-                values.append(metric(after, batch, before).double().cpu().numpy())
+            for batch, clean in kept:
+                changed = forward(model, batch, logits_at="last")[:, 0] if interventions else clean
+                values.append(metric(changed, batch, clean).double().cpu().numpy())
         return np.concatenate(values)
 
     return Outcome(metric.__name__, measure)

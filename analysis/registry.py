@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
 import types
 import typing
@@ -197,7 +198,10 @@ _NO = object()
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    """Split a union; None comes first, because the text `none` would also pass for text."""
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return (hint,)
+    return tuple(sorted(typing.get_args(hint), key=lambda kind: kind is not type(None)))
 
 
 def _convert(value: Any, kind: Any) -> Any:
@@ -215,7 +219,8 @@ def _convert(value: Any, kind: Any) -> Any:
             number = kind(value)
         except ValueError:
             return _NO
-        return number if text or number == value else _NO
+        # What is no number, or loses its fraction, is refused; so is infinity, which no option means.
+        return number if math.isfinite(number) and (text or number == value) else _NO
     if kind is str:
         return value if text else _NO
     if typing.get_origin(kind) is Literal:

@@ -2,9 +2,11 @@
 
 At each k the top heads are compared, prompt by prompt, with each control. The difference is
 
-- *specific*, if against every control it is at least the margin and its sign-flip test passes 5 % after
-  Benjamini-Hochberg over all k (of the larger p-value of the controls);
-- *absent*, if against some control the whole interval lies below the margin: random heads do as much;
+- *specific*, if the effect itself is at least the margin and larger than that of every control, the difference from
+  every control is at least the margin, and its sign-flip test passes 5 % after Benjamini-Hochberg over all k (of the
+  larger p-value of the controls);
+- *absent*, if the whole interval of the effect lies within the margin around zero, or if against some control the
+  whole interval of the difference lies below the margin: random heads do as much;
 - *open* otherwise: the prompts are too few to tell.
 
 Causal: specific at the smallest k, or at a larger one while smaller ones are open. Redundant: specific only from some
@@ -14,12 +16,11 @@ anything else, a missing control, or a model that fails the task to begin with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from ..hooks.heads import Head
 from .statistics import benjamini_hochberg
@@ -38,7 +39,8 @@ class Judgement(NamedTuple):
 def judge(
     summary: pd.DataFrame,
     *,
-    clean: Float[np.ndarray, " prompt"],
+    baseline: float,
+    rate: bool,
     heads: Sequence[Head],
     metric: str,
     how: str,
@@ -48,60 +50,63 @@ def judge(
 
     Args:
         summary: What `Verification.summary` gives.
-        clean: The metric on each prompt with nothing changed.
+        baseline: The metric with nothing changed, mean over prompts.
+        rate: Whether the metric counts hits, 0 or 1 per prompt.
         heads: The top heads, best first, at least as many as the largest k.
         metric: Name of the metric.
         how: The intervention, in words.
         margin: The smallest difference worth calling one, in the metric's unit.
     """
-    top = summary[summary["arm"] == "top"].set_index("k").sort_index()
-    controls = summary[summary["arm"] != "top"]
-    ks = [int(k) for k in top.index]
-    baseline = float(np.nanmean(clean))
-    states = _states(controls, ks, margin)
+    records: list[dict[str, Any]] = [dict(row) for row in summary.to_dict("records")]
+    top = {int(row["k"]): row for row in records if row["arm"] == "top"}
+    controls = [row for row in records if row["arm"] != "top"]
+    ks = sorted(top)
+    states = _states(top, controls, margin)
     told = _Telling(top, controls, heads, metric, how, baseline)
 
-    here = clean[np.isfinite(clean)]
-    if np.isin(here, (0.0, 1.0)).all() and baseline <= margin:
-        return Judgement(
-            "cannot tell",
-            f"Cannot tell. With nothing changed, {metric} is only {baseline:.2f}: the model has nothing to lose here.",
-        )
-    if not len(controls):
+    if not controls:
         return Judgement(
             "cannot tell", f"Cannot tell. {told.at(ks[-1])} There is no control to compare with."
         )
     specific = [k for k in ks if states[k] == "specific"]
     if specific:
-        first = specific[0]
-        strongest = max(specific, key=lambda k: abs(top.loc[k, "effect"]))  # pyright: ignore
+        first, below = specific[0], [k for k in ks if k < specific[0]]
+        strongest = max(specific, key=lambda k: abs(top[k]["effect"]))
         more = f" {told.at(strongest)}" if strongest != first else ""
-        below = [k for k in ks if k < first]
         if below and all(states[k] == "absent" for k in below):
-            return Judgement(
-                "redundant",
-                f"Redundant: it breaks at k={first}. {told.little(below)} {told.at(first)}{more}",
-            )
+            words = f"Redundant: it breaks at k={first}. {told.little(below)} {told.at(first)}{more}"
+            return Judgement("redundant", words)
         from_k = f" from k={first} on; below, the prompts are too few to tell" if below else ""
         return Judgement("causal", f"Causal{from_k}. {told.at(first)}{more}")
+    if rate and baseline <= margin:
+        words = f"Cannot tell. With nothing changed, {metric} is only {baseline:.2f}: the model has nothing to lose here."
+        return Judgement("cannot tell", words)
     if all(states[k] == "absent" for k in ks):
         return Judgement("not causal", f"Not causal. {told.at(ks[-1])} {told.no_more(ks, margin)}")
-    fewest = int(top["n"].min())
+    fewest = min(row["n"] for row in top.values())
     why = "There are too few prompts." if fewest < 6 else "The intervals are too wide to tell."
     return Judgement("cannot tell", f"Cannot tell. {told.at(ks[-1])} {why} Give more than {fewest} prompts.")
 
 
-def _states(controls: pd.DataFrame, ks: Sequence[int], margin: float) -> dict[int, str]:
-    kinds = controls["arm"].unique()
-    rows = {k: controls[controls["k"] == k] for k in ks}
-    worst = [rows[k]["excess_p"].max() if len(rows[k]) == len(kinds) else np.nan for k in ks]
+def _states(
+    top: Mapping[int, Mapping[str, Any]], controls: Sequence[Mapping[str, Any]], margin: float
+) -> dict[int, str]:
+    n_kinds = len({row["arm"] for row in controls})
+    ks = sorted(top)
+    rows = {k: [row for row in controls if row["k"] == k] for k in ks}
+    worst = [max(row["excess_p"] for row in rows[k]) if len(rows[k]) == n_kinds > 0 else np.nan for k in ks]
     states = {}
     for k, q in zip(ks, benjamini_hochberg(np.array(worst, dtype=float)), strict=True):
-        if len(rows[k]) < len(kinds):
+        size = abs(top[k]["effect"])
+        stands_out = size >= margin and all(
+            row["excess"] >= margin and abs(row["effect"]) < size for row in rows[k]
+        )
+        small = -margin < top[k]["low"] and top[k]["high"] < margin
+        if len(rows[k]) < n_kinds:
             states[k] = "open"
-        elif q < _LEVEL and (rows[k]["excess"] >= margin).all():
+        elif stands_out and q < _LEVEL:
             states[k] = "specific"
-        elif (rows[k]["excess_high"] < margin).any():
+        elif small or any(row["excess_high"] < margin for row in rows[k]):
             states[k] = "absent"
         else:
             states[k] = "open"
@@ -113,8 +118,8 @@ class _Telling:
 
     def __init__(
         self,
-        top: pd.DataFrame,
-        controls: pd.DataFrame,
+        top: Mapping[int, Mapping[str, Any]],
+        controls: Sequence[Mapping[str, Any]],
         heads: Sequence[Head],
         metric: str,
         how: str,
@@ -124,7 +129,7 @@ class _Telling:
         self.metric, self.how, self.baseline = metric, how, baseline
 
     def at(self, k: int) -> str:
-        row = self.top.loc[k]
+        row = self.top[k]
         which = "the top head" if k == 1 else f"the top {k} heads"
         names = ", ".join(map(str, self.heads[:k])) if k <= 4 else f"{self.heads[0]} to {self.heads[k - 1]}"
         verb = "takes" if k == 1 else "take"
@@ -132,21 +137,21 @@ class _Telling:
             f"Under {self.how}, {which} ({names}) {verb} {self.metric} from {self.baseline:.2f} to "
             f"{row['value']:.2f} ({_signed(row)}, n={int(row['n'])})"
         ]
-        for _, control in self.controls[self.controls["k"] == k].iterrows():
+        for control in (row for row in self.controls if row["k"] == k):
             words = _IN_WORDS.get(str(control["arm"]), str(control["arm"]))
             said.append(f"{words}: {_signed(control)}, paired p {_p(control['excess_p'])}")
         return "; ".join(said) + "."
 
     def little(self, ks: Sequence[int]) -> str:
-        parts = [f"k={k} {_signed(self.top.loc[k])}" for k in ks]
+        parts = [f"k={k} {_signed(self.top[k])}" for k in ks]
         return f"The first heads alone do no more than random ones ({', '.join(parts)})."
 
     def no_more(self, ks: Sequence[int], margin: float) -> str:
-        span = f"k={ks[0]}" if len(ks) == 1 else f"any k from {ks[0]} to {ks[-1]}"
-        return f"At {span} random heads move it as far, within {margin:g}."
+        span = f"k={ks[0]}" if len(ks) == 1 else f"every k from {ks[0]} to {ks[-1]}"
+        return f"At {span} they move it by less than {margin:g}, or no further than random heads do."
 
 
-def _signed(row: pd.Series) -> str:
+def _signed(row: Mapping[str, Any]) -> str:
     return f"{row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
 
 

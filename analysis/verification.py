@@ -101,18 +101,12 @@ class Verification:
         against nothing changed; `low`, `high`, 95 % bootstrap interval of the effect over prompts; `p`, sign-flip test
         of the effect; `heads`.
         """
-        rows = []
-        for arm in self.arms:
-            rows.append(
-                {
-                    "arm": arm.name,
-                    "k": arm.k,
-                    "draw": arm.draw,
-                    **self._effect(arm.values),
-                    "heads": " ".join(map(str, arm.heads)),
-                }
-            )
-        return pd.DataFrame(rows)
+        table = pd.DataFrame(
+            {name: [getattr(arm, name) for arm in self.arms] for name in ("name", "k", "draw")}
+        )
+        effects = self._effects(np.stack([arm.values for arm in self.arms], axis=1))
+        table = pd.concat([table.rename(columns={"name": "arm"}), effects], axis=1)
+        return table.assign(heads=[" ".join(map(str, arm.heads)) for arm in self.arms])
 
     def summary(self) -> pd.DataFrame:
         """Return one row per arm and k; a control's draws are averaged for each prompt.
@@ -225,7 +219,8 @@ class Verification:
     def _judged(self) -> Judgement:
         return judge(
             self._summary,
-            clean=self.clean,
+            baseline=self.baseline,
+            rate=_is_rate(np.stack([self.clean, *(arm.values for arm in self.arms)])),
             heads=next((arm.heads for arm in reversed(self.arms) if arm.name == TOP), ()),
             metric=self.metric,
             how=self.how,
@@ -234,54 +229,55 @@ class Verification:
 
     @cached_property
     def _summary(self) -> pd.DataFrame:
-        top = {arm.k: arm.values for arm in self.arms if arm.name == TOP}
-        rows = []
-        for name, k in dict.fromkeys((arm.name, arm.k) for arm in self.arms):
-            draws = np.stack([arm.values for arm in self.arms if (arm.name, arm.k) == (name, k)])
-            values = draws.mean(axis=0)
-            ends = self._value_interval(values)
-            row: dict[str, Any] = {"arm": name, "k": k, "draws": len(draws), **self._effect(values)}
-            row |= {"value_low": ends[0], "value_high": ends[1]}
-            if name != TOP and k in top:
-                row |= self._excess(top[k], values)
-            rows.append(row)
-        empty = ["excess", "excess_low", "excess_high", "excess_p"]
-        return pd.DataFrame(rows).reindex(columns=[*_SUMMARY, *empty])
+        draws: dict[tuple[str, int], list[np.ndarray]] = {}
+        for arm in self.arms:
+            draws.setdefault((arm.name, arm.k), []).append(arm.values)
+        means = {key: np.mean(values, axis=0) for key, values in draws.items()}
+        table = pd.DataFrame(
+            {
+                "arm": [arm for arm, _ in means],
+                "k": [k for _, k in means],
+                "draws": [len(values) for values in draws.values()],
+            }
+        )
+        values = np.stack(list(means.values()), axis=1)
+        ends = np.array([self._value_interval(column) for column in values.T])
+        effects = self._effects(values).assign(value_low=ends[:, 0], value_high=ends[:, 1])
+        # Against each control: how much further the top heads go, in the direction in which they go.
+        nothing = np.full(len(self.clean), np.nan)
+        top = np.stack([means.get((TOP, k), nothing) if arm != TOP else nothing for arm, k in means], axis=1)
+        direction = np.where(_mean(top - self.clean[:, None]) < 0, -1.0, 1.0)
+        excess = direction * (top - values)
+        low, high = bootstrap_mean(excess, seed=self.seed)
+        compared = pd.DataFrame(
+            {
+                "excess": _mean(excess),
+                "excess_low": low,
+                "excess_high": high,
+                "excess_p": sign_flip(excess, seed=self.seed),
+            }
+        )
+        return pd.concat([table, effects, compared], axis=1)
 
-    def _effect(self, values: Float[np.ndarray, " prompt"]) -> dict[str, Any]:
-        effects = values - self.clean
-        interval = bootstrap_mean(effects, seed=self.seed)
-        return {
-            "n": int(np.isfinite(effects).sum()),
+    def _effects(self, values: Float[np.ndarray, "prompt set"]) -> pd.DataFrame:
+        effects = values - self.clean[:, None]
+        low, high = bootstrap_mean(effects, seed=self.seed)
+        columns = {
+            "n": np.isfinite(effects).sum(axis=0),
             "value": _mean(values),
             "effect": _mean(effects),
-            "low": float(interval.low),
-            "high": float(interval.high),
-            "p": float(sign_flip(effects, seed=self.seed)),
+            "low": low,
+            "high": high,
+            "p": sign_flip(effects, seed=self.seed),
         }
-
-    def _excess(
-        self, top: Float[np.ndarray, " prompt"], control: Float[np.ndarray, " prompt"]
-    ) -> dict[str, float]:
-        direction = -1.0 if _mean(top - self.clean) < 0 else 1.0
-        excess = direction * (top - control)
-        interval = bootstrap_mean(excess, seed=self.seed)
-        return {
-            "excess": _mean(excess),
-            "excess_low": float(interval.low),
-            "excess_high": float(interval.high),
-            "excess_p": float(sign_flip(excess, seed=self.seed)),
-        }
+        return pd.DataFrame(columns)
 
     def _value_interval(self, values: Float[np.ndarray, " prompt"]) -> tuple[float, float]:
         here = values[np.isfinite(values)]
-        if np.isin(here, (0.0, 1.0)).all():
+        if _is_rate(here):
             return binomial_interval(int(here.sum()), len(here))
         interval = bootstrap_mean(values, seed=self.seed)
         return float(interval.low), float(interval.high)
-
-
-_SUMMARY = ["arm", "k", "draws", "n", "value", "value_low", "value_high", "effect", "low", "high", "p"]
 
 
 def _key(key: Any) -> tuple[str, int, int]:
@@ -289,6 +285,13 @@ def _key(key: Any) -> tuple[str, int, int]:
     return str(arm), int(k), int(draw)
 
 
-def _mean(values: Float[np.ndarray, " prompt"]) -> float:
-    here = values[np.isfinite(values)]
-    return float(here.mean()) if len(here) else float("nan")
+def _is_rate(values: np.ndarray) -> bool:
+    """Whether all values are hits and misses."""
+    return bool(np.isin(values[np.isfinite(values)], (0.0, 1.0)).all())
+
+
+def _mean(values: Float[np.ndarray, "prompt set"]) -> Float[np.ndarray, " set"]:
+    """Average over the prompts that have a value; NaN where none has."""
+    n = np.isfinite(values).sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return np.where(n > 0, np.nansum(values, axis=0) / n, np.nan)
