@@ -9,6 +9,9 @@ from headscope.errors import CannotWrite
 from headscope.hooks.load import available
 
 
+SHIPPED = {name: getattr(room, name) for name in ("TEXT", "N_SCORED", "N_CHECKED", "K", "DRAWS")}
+
+
 @pytest.fixture(scope="module")
 def small():
     """Run the demo on the planted model alone, with few prompts: the planted induction head also retrieves."""
@@ -74,7 +77,9 @@ def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path, small, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_shipped_model_loses_its_needles_with_its_retrieval_heads(tmp_path):
+def test_the_shipped_model_loses_its_needles_with_its_retrieval_heads(tmp_path, monkeypatch):
+    for name, value in SHIPPED.items():
+        monkeypatch.setattr(room, name, value)
     if room.TEXT not in {card.name for card in available()}:
         pytest.skip(f"{room.TEXT} is not in this checkout")
     report = room.demo(tmp_path / "demo", progress=lambda line: None)
