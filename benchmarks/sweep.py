@@ -1,8 +1,8 @@
 """Time a sweep over all heads against the plain ways of doing the same, side by side in one run.
 
-Prints a table with one line per way and the seconds of its median round, how many times the loop's speed that is
-(median over rounds of the paired ratio, with the lowest and the highest), and the largest difference from the loop's
-result, in logits:
+Prints a table with one line per way: the seconds of its median round, how many times the loop's speed that is (median
+over rounds of the paired ratio, with the lowest and the highest), the same ratio in processor time, which other work on
+the machine disturbs least, and the largest difference from the loop's result, in logits:
 
     loop of run_with_hooks   one whole forward pass per head
     TransformerLens          its patching function for head outputs, fed with what the intervention puts in place
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,15 +38,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model, batch = _setting(args, Path(folder))
     arms = _arms(model, batch, args)
-    results = {name: arm() for name, arm in arms.items()}  # also warms up
+    results: dict[str, Any] = {}
+    model(batch.tokens)  # warms up
     seconds: dict[str, list[float]] = {name: [] for name in arms}
+    processor: dict[str, list[float]] = {name: [] for name in arms}
     speeds = []
     for round_ in range(args.rounds):
         order = list(arms) if round_ % 2 == 0 else list(reversed(arms))
         for name in order:
-            started = time.perf_counter()
-            arms[name]()
+            started, worked = time.perf_counter(), time.process_time()
+            results[name] = arms[name]()
             seconds[name].append(time.perf_counter() - started)
+            processor[name].append(time.process_time() - worked)
+            print(f"round {round_ + 1}: {name} took {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
         speeds.append(matmul_speed(args.prompts * args.heads * args.tokens, args.width))
     operations = needed_operations(args.layers, args.heads, args.width, args.words, args.prompts, args.tokens)
     bound = [operations / speed for speed in speeds]
@@ -54,14 +59,16 @@ def main() -> None:
         f"{args.kind} of each of {n_heads} heads ({args.layers} layers, width {args.width}, {args.words} words), "
         f"{args.prompts} prompts of {args.tokens} tokens, {torch.get_num_threads()} threads, {args.rounds} rounds"
     )
-    print(f"{'':26}{'seconds':>9}{'x loop':>9}{'lowest':>9}{'highest':>9}{'max diff':>11}")
+    print(f"{'':26}{'seconds':>9}{'x loop':>9}{'lowest':>9}{'highest':>9}{'x in cpu':>10}{'max diff':>11}")
     loop = next(iter(arms))
     for name, taken in {**seconds, "bound": bound}.items():
         ratios = [slow / fast for slow, fast in zip(seconds[loop], taken, strict=True)]
+        spent = [slow / fast for slow, fast in zip(processor[loop], processor.get(name, []), strict=False)]
         off = f"{(results[name] - results[loop]).abs().max():11.1e}" if name in results else ""
         print(
             f"{name:26}{statistics.median(taken):9.2f}{statistics.median(ratios):9.2f}"
-            f"{min(ratios):9.2f}{max(ratios):9.2f}{off}"
+            f"{min(ratios):9.2f}{max(ratios):9.2f}"
+            f"{statistics.median(spent) if spent else float('nan'):10.2f}{off}"
         )
     print(f"bound: {operations:.3g} operations at {statistics.median(speeds) / 1e9:.0f} GFLOP/s")
 
