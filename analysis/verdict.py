@@ -79,8 +79,8 @@ def judge(
         from_k = f" from k={first} on; below, the prompts are too few to tell" if below else ""
         return Judgement("causal", f"Causal{from_k}. {told.at(first)}{more}")
     if rate and baseline <= margin:
-        words = f"Cannot tell. With nothing changed, {metric} is only {baseline:.2f}: the model has nothing to lose here."
-        return Judgement("cannot tell", words)
+        words = f"With nothing changed, {metric} is only {baseline:.2f}: the model has nothing to lose here."
+        return Judgement("cannot tell", f"Cannot tell. {words}")
     if all(states[k] == "absent" for k in ks):
         return Judgement("not causal", f"Not causal. {told.at(ks[-1])} {told.no_more(ks, margin)}")
     fewest = min(row["n"] for row in top.values())
