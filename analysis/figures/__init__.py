@@ -1,7 +1,9 @@
 """Plotly figures from plain arrays. No file is read or written here, and no model is run."""
 
 from .curve import ARM_WORDS, causal_curve
+from .gallery import pattern_gallery
 from .grid import head_grid
+from .neurons import neuron_figure
 from .pattern import pattern_figure, token_html
 from .style import DARK, LIGHT, Theme, interval, number, plain, template, theme, visible
 from .top import score_scatter, top_bars
@@ -14,8 +16,10 @@ __all__ = [
     "causal_curve",
     "head_grid",
     "interval",
+    "neuron_figure",
     "number",
     "pattern_figure",
+    "pattern_gallery",
     "plain",
     "score_scatter",
     "template",

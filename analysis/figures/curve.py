@@ -96,6 +96,7 @@ def _add_arm(
         go.Scatter(
             x=np.concatenate([k, k[::-1]]),
             y=np.concatenate([high, low[::-1]]),
+            mode="lines",
             fill="toself",
             fillcolor=colour,
             opacity=0.16,

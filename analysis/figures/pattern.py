@@ -22,6 +22,8 @@ def pattern_figure(
     tokens: Sequence[str],
     *,
     query_positions: Sequence[int] | None = None,
+    name: str = "attention",
+    top: float = 1.0,
     title: str | None = None,
     dark: bool = False,
 ) -> go.Figure:
@@ -34,11 +36,13 @@ def pattern_figure(
         pattern: Attention of each query (down) to each key (across); rows sum to 1.
         tokens: The text of each key position.
         query_positions: The position of each row, where the pattern holds some rows only.
+        name: What the numbers are, beside the colour bar.
+        top: The number at the strong end of the colours.
         title: A title above the plot.
         dark: For a dark page.
 
     Returns:
-        The figure. The first query is at the top.
+        The figure. The first query is at the top. Long axes are labelled every few tokens, with positions.
 
     Raises:
         ValueError: The sizes do not fit together.
@@ -52,23 +56,18 @@ def pattern_figure(
     shown = [visible(token) for token in tokens]
     future = np.arange(len(tokens))[None, :] > np.array(queries)[:, None]
     causal = not pattern[future].any()
-    drawn = np.where(future & causal, np.nan, pattern.round(4))
-    text = [
-        [f"{i} {plain(shown[i])} → {j} {plain(shown[j])} · {pattern[row, j]:.3f}" for j in range(len(tokens))]
-        for row, i in enumerate(queries)
-    ]
+    drawn = np.where(future & causal, np.nan, pattern.round(4)).astype(np.float32)
     figure = go.Figure(
         go.Heatmap(
             z=drawn,
             colorscale=colorscale(theme(dark).sequential),
             zmin=0,
-            zmax=1,
+            zmax=top,
             xgap=int(len(tokens) <= _MOST_GAPS),
             ygap=int(len(queries) <= _MOST_GAPS),
-            text=text,
-            hoverinfo="text",
             hoverongaps=False,
-            colorbar={"title": {"text": "attention", "side": "right"}, "thickness": 12, "outlinewidth": 0},
+            **_hover(pattern, queries, shown),
+            colorbar={"title": {"text": plain(name), "side": "right"}, "thickness": 12, "outlinewidth": 0},
         )
     )
     keys = _labels(list(range(len(tokens))), shown)
@@ -79,12 +78,30 @@ def pattern_figure(
     return finish(figure, dark, title, height=side + 150)
 
 
+def _hover(pattern: np.ndarray, queries: list[int], shown: list[str]) -> dict:
+    """Say query, key and weight of a cell: written out for few tokens, put together from the axes for many."""
+    if len(shown) > _MOST_LABELS:
+        names = [f"{i} {plain(token)}" for i, token in enumerate(shown)]
+        return {
+            "x": names,
+            "y": [names[i] for i in queries],
+            "hovertemplate": "%{y} → %{x} · %{z:.3f}<extra></extra>",
+        }
+    text = [
+        [f"{i} {plain(shown[i])} → {j} {plain(token)} · {row[j]:.3f}" for j, token in enumerate(shown)]
+        for i, row in zip(queries, pattern, strict=True)
+    ]
+    return {"text": text, "hoverinfo": "text"}
+
+
 def _labels(positions: list[int], shown: list[str]) -> dict:
-    """Ticks at rows or columns: the token, cut where it is long, every few positions where there are many."""
+    """Ticks at rows or columns: the token, cut where it is long; every few tokens and with positions where many."""
     step = -(-len(positions) // _MOST_LABELS)
     at = list(range(0, len(positions), step))
-    short = [shown[positions[i]] for i in at]
-    return {"tickvals": at, "ticktext": [plain(s if len(s) <= 14 else s[:13] + "…") for s in short]}
+    short = [token if len(token) <= 14 else token[:13] + "…" for token in (shown[positions[i]] for i in at)]
+    if len(shown) > _MOST_LABELS:
+        short = [f"{positions[i]} {token}" for i, token in zip(at, short, strict=True)]
+    return {"tickvals": at, "ticktext": [plain(label) for label in short]}
 
 
 def token_html(

@@ -13,8 +13,10 @@ from headscope.analysis.figures import (
     causal_curve,
     head_grid,
     interval,
+    neuron_figure,
     number,
     pattern_figure,
+    pattern_gallery,
     plain,
     score_scatter,
     token_html,
@@ -55,6 +57,17 @@ def every_figure(dark: bool = False) -> dict[str, go.Figure]:
         "scatter": score_scatter(values, values, x_name="<b>x</b>", y_name="y", dark=dark),
         "curve": causal_curve(curve_table(), baseline=0.9, metric="<b>accuracy</b>", dark=dark),
         "pattern": pattern_figure(pattern, EVIL, title="<b>t</b>", dark=dark),
+        "long-pattern": pattern_figure(np.eye(10 * len(EVIL)), 10 * EVIL, name="<b>x</b>", dark=dark),
+        "gallery": pattern_gallery(np.ones((2, 3, 4, 4)), selected=(1, 2), title="<i>t</i>", dark=dark),
+        "neurons": neuron_figure(
+            *np.ones((2, 4)),
+            np.zeros(len(EVIL)),
+            np.ones(len(EVIL)),
+            EVIL,
+            query_position=0,
+            key_position=1,
+            dark=dark,
+        ),
     }
 
 
@@ -217,13 +230,15 @@ def test_some_rows_of_a_pattern_keep_their_positions():
 def test_long_patterns_thin_out_their_labels():
     figure = pattern_figure(np.eye(300), [f"token{i}" for i in range(300)])
     assert len(figure.layout.xaxis.tickvals) <= 64
-    assert figure.layout.xaxis.ticktext[1] == f"token{figure.layout.xaxis.tickvals[1]}"
+    second = figure.layout.xaxis.tickvals[1]
+    assert figure.layout.xaxis.ticktext[1] == f"{second} token{second}"
+    assert figure.data[0].x[299] == "299 token299" and "%{x}" in figure.data[0].hovertemplate
 
 
 @pytest.mark.parametrize("name", list(every_figure()))
 def test_no_token_or_name_reaches_plotly_as_markup(name):
     figure = json.loads(every_figure()[name].to_json())
-    allowed = ("<br>",)
+    allowed = ("<br>", "<extra></extra>")
     for text in strings(figure["data"]) + strings(
         {k: v for k, v in figure["layout"].items() if k != "template"}
     ):
