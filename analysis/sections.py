@@ -131,7 +131,9 @@ def _attention(part: Part, name: str, figures: dict[str, dict[str, Any]]) -> dic
     seen = part.attention
     if seen is None:
         return None
-    at, marked = seen.position, {i for positions in seen.spans.values() for i in positions}
+    at = seen.position
+    named = ["needle"] if "needle" in seen.spans else list(seen.spans)
+    marked = {i for span in named for i in seen.spans[span]}
     texts = [
         {"head": str(head), "html": Markup(token_html(seen.tokens, pattern[at], chosen=at, marked=marked))}
         for head, pattern in zip(seen.heads, seen.patterns, strict=True)
@@ -142,7 +144,7 @@ def _attention(part: Part, name: str, figures: dict[str, dict[str, Any]]) -> dic
             figures, f"{name}-pattern", lambda dark: pattern_figure(seen.patterns[0], seen.tokens, dark=dark)
         )
     token = seen.tokens[at].strip() or seen.tokens[at]
-    return {"token": token, "texts": texts, "pattern": whole, "spans": ", ".join(seen.spans)}
+    return {"token": token, "texts": texts, "pattern": whole, "spans": ", ".join(named)}
 
 
 def _add(figures: dict[str, dict[str, Any]], name: str, draw: Any) -> dict[str, Any]:
