@@ -188,7 +188,7 @@ def test_the_scatter_leaves_out_and_counts_heads_without_both_scores():
 
 def test_the_curve_averages_draws_and_shows_the_baseline():
     figure = causal_curve(curve_table(), baseline=0.9, metric="accuracy")
-    lines = {trace.name: trace for trace in figure.data if trace.mode and "lines" in trace.mode}
+    lines = {trace.name: trace for trace in figure.data if trace.name and "lines" in trace.mode}
     assert list(lines) == [
         "nothing changed (0.90)",
         "top heads by score",
@@ -204,6 +204,7 @@ def test_the_curve_averages_draws_and_shows_the_baseline():
     )
     band = next(trace for trace in figure.data if trace.fill == "toself" and trace.legendgroup == "top")
     np.testing.assert_allclose(band.y, [0.9, 0.8, 0.6, 0.4, 0.6, 0.7])
+    assert band.mode == "lines", "short traces get markers by default"
 
 
 def test_arms_differ_in_more_than_colour():
