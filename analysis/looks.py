@@ -115,16 +115,15 @@ class Looks:
         """
         n = len(self.tokens)
         side = min(size, n)
-        starts = np.arange(side) * n // side
         small = np.zeros((self.n_layers, self.n_heads, side, side), dtype=np.float32)
         for layer in range(self.n_layers):
             for index in range(self.n_heads):
-                for first in range(0, n, _BLOCK):
-                    asked = np.arange(first, min(first + _BLOCK, n))
-                    block = self.pattern(Head(layer, index), asked.tolist())
-                    narrow = np.maximum.reduceat(block, starts, axis=1)
-                    row = np.searchsorted(starts, asked, side="right") - 1
-                    np.maximum.at(small[layer, index], row, narrow)
+                if n <= _BLOCK:
+                    small[layer, index] = shrink(self.pattern(Head(layer, index)), side)[0]
+                    continue
+                for rows in np.array_split(np.arange(n), -(-n // _BLOCK)):
+                    block, starts = shrink(self.pattern(Head(layer, index), rows.tolist()), side, axes=(1,))
+                    np.maximum.at(small[layer, index], np.searchsorted(starts, rows, side="right") - 1, block)
         return small
 
     def pair(self, head: Head, query: int, key: int) -> Pair:
@@ -147,19 +146,38 @@ class Looks:
         scores = self.rows.scores(layer, index, [query])[0]
         return Pair(q, k, q * k, float(scores[key]), scores.numpy(), scores.softmax(-1).numpy())
 
-    def lines(self, head: Head, *, at_least: float = 0.05, most: int = 3000) -> list[Line]:
+    def lines(
+        self, head: Head, queries: Sequence[int] | None = None, *, at_least: float = 0.05, most: int = 3000
+    ) -> list[Line]:
         """List the strongest looks of a head, strongest first: the head view.
 
         Args:
             head: The head.
+            queries: Who looks; None for every token.
             at_least: Attention below this is left out.
             most: At most this many lines.
         """
-        pattern = self.pattern(head)
-        query, key = np.nonzero(pattern >= at_least)
-        weight = pattern[query, key]
+        asked = range(len(self.tokens)) if queries is None else queries
+        pattern = self.pattern(head, asked)
+        row, key = np.nonzero(pattern >= at_least)
+        weight = pattern[row, key]
         order = np.argsort(-weight, kind="stable")[:most]
-        return [Line(int(query[i]), int(key[i]), float(weight[i])) for i in order]
+        return [Line(int(asked[row[i]]), int(key[i]), float(weight[i])) for i in order]
+
+
+def shrink(
+    pattern: Float[np.ndarray, "row key"], side: int, *, axes: tuple[int, ...] = (0, 1)
+) -> tuple[Float[np.ndarray, "small_row small_key"], np.ndarray]:
+    """Cut axes into `side` patches of nearly equal length and take the largest value of each.
+
+    Returns:
+        The small pattern, and where each patch of the keys begins.
+    """
+    small = pattern
+    for axis in axes:
+        n = pattern.shape[axis]
+        small = np.maximum.reduceat(small, np.arange(side) * n // side, axis=axis)
+    return small, np.arange(side) * pattern.shape[1] // side
 
 
 @torch.no_grad()
