@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -106,6 +107,27 @@ class Looks:
     ) -> Float[np.ndarray, " query_pos"]:
         """Return how much every token looks at one position."""
         return self.pattern(head, weighted=weighted)[:, position]
+
+    def strongest(self, head: Head, position: int) -> int:
+        """Return the key that a query looks at most."""
+        return int(self.pattern(head, [position])[0].argmax())
+
+    def table(self, head: Head, *, weighted: bool = False) -> pd.DataFrame:
+        """List a head's attention, one row for every query and key it may see."""
+        pattern = self.pattern(head, weighted=weighted)
+        query, key = np.nonzero(
+            np.tril(np.ones_like(pattern)) if not np.triu(pattern, 1).any() else pattern + 1
+        )
+        texts = np.array(self.tokens, dtype=object)
+        return pd.DataFrame(
+            {
+                "query": query,
+                "key": key,
+                "query_token": texts[query],
+                "key_token": texts[key],
+                "weight": pattern[query, key],
+            }
+        )
 
     def thumbnails(self, size: int = 48) -> Float[np.ndarray, "layer head side side"]:
         """Shrink every pattern to a small square by taking the largest value of each patch.

@@ -25,6 +25,7 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
+from headscope.analysis.figures import selection_frame
 from headscope.app import models, state
 from headscope.errors import HeadscopeError
 from headscope.hooks.find import available
@@ -62,8 +63,20 @@ def figure(
 
 
 def clicked_head(key: str) -> Head | None:
-    """The head of the point that was clicked in the figure `key`; None if the click took the selection back."""
-    return head_of(st.session_state.get(key))
+    """The head of the point that was clicked in the figure `key`; for its callback.
+
+    Plotly reports a second click on the same point as nothing selected. Where the selection has moved on meanwhile
+    (arrow keys, another page) such a click means the point, so it is remembered.
+    """
+    last = f"{key}_last"
+    found = head_of(st.session_state.get(key)) or st.session_state.get(last)
+    st.session_state[last] = found
+    return found
+
+
+def select_in_grid(grid: go.Figure, head: Head, *, dark: bool) -> None:
+    """Frame the selected head in a grid that was drawn (and kept) without one."""
+    grid.add_shape(selection_frame(head, dark=dark))
 
 
 def head_of(event: Any) -> Head | None:

@@ -1,7 +1,7 @@
 """Plotly figures from plain arrays. No file is read or written here, and no model is run."""
 
 from .curve import ARM_WORDS, causal_curve
-from .gallery import pattern_gallery
+from .gallery import pattern_gallery, selection_frame
 from .grid import head_grid
 from .neurons import neuron_figure
 from .pattern import pattern_figure, token_html
@@ -22,6 +22,7 @@ __all__ = [
     "pattern_gallery",
     "plain",
     "score_scatter",
+    "selection_frame",
     "template",
     "theme",
     "token_html",

@@ -67,15 +67,7 @@ def pattern_gallery(
         layer="below",
     )
     if selected is not None:
-        layer, head = selected
-        figure.add_shape(
-            type="rect",
-            x0=head - 0.49,
-            x1=head + 0.49,
-            y0=layer - 0.49,
-            y1=layer + 0.49,
-            line={"color": t.accent, "width": 3},
-        )
+        figure.add_shape(selection_frame(selected, dark=dark))
     axis = {"showgrid": False, "zeroline": False, "constrain": "domain"}
     figure.update_xaxes(
         title="head",
@@ -94,6 +86,13 @@ def pattern_gallery(
     )
     height = int(pixels * n_layers) + (90 if title else 60)
     return finish(figure, dark, title, height=height, clickmode="event+select", dragmode=False)
+
+
+def selection_frame(head: tuple[int, int], *, dark: bool = False) -> dict:
+    """Give the frame of the selected head, to add to a grid that was drawn without one."""
+    layer, index = head
+    box = {"x0": index - 0.49, "x1": index + 0.49, "y0": layer - 0.49, "y1": layer + 0.49}
+    return {"type": "rect", **box, "line": {"color": theme(dark).accent, "width": 3}}
 
 
 def _few(n: int) -> list[int]:
