@@ -29,12 +29,14 @@ class Run:
 
     Attributes:
         interventions: What is applied, in order.
+        batch: The prompts, if they were given.
         thread: The thread that entered the block.
     """
 
     def __init__(self, model: Any, interventions: tuple[Intervention, ...], batch: Batch | None) -> None:
         self.model = model
         self.interventions = interventions
+        self.batch = batch
         self.thread = threading.get_ident()
         self._passes = Passes(model, batch)
         self._paused = 0
@@ -180,15 +182,21 @@ def intervene(
                 f"{intervention!r} is no intervention; make one with zero, mean, resample, uniform or scale."
             )
         parse_heads(intervention.heads, model)
-    run = Run(model, listed, batch)
+    with applied(Run(model, listed, batch)) as run:
+        yield run
+
+
+@contextmanager
+def applied(run: Run) -> Iterator[Run]:
+    """Hold a run's hooks in its model inside the block, and check on leaving that they acted; see `intervene`."""
     with ExitStack() as stack:
         stack.enter_context(_registered(run))
-        if listed:
-            run.prepare(batch)
-            module = model.original_model
+        if run.interventions:
+            run.prepare(run.batch)
+            module = run.model.original_model
             stack.callback(module.register_forward_pre_hook(run.enter_pass, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(run.leave_pass, always_call=True).remove)
-            stack.enter_context(model.hooks(fwd_hooks=run.hooks()))
+            stack.enter_context(run.model.hooks(fwd_hooks=run.hooks()))
         yield run
     run.check()
 
