@@ -1,4 +1,4 @@
-"""The direct effect of heads on the logits: what they write changes for the last norm only, and for nothing before it."""
+"""The direct effect of heads on the logits: their change reaches the last norm, and nothing before it."""
 
 from __future__ import annotations
 
