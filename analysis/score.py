@@ -84,7 +84,7 @@ def score_patterns(
     shape = (len(data), int(model.cfg.n_layers), int(model.cfg.n_heads))
     samples = {name: np.full(shape, np.nan) for name in chosen}
     chance = {name: np.full(len(data), np.nan) for name in chosen}
-    for rows in _groups(model, data):
+    for rows in groups(model, data):
         batch = encode(model, [data[row] for row in rows])
 
         def visit(layer: int, pattern: Tensor, rows: list[int] = rows, batch: Batch = batch) -> None:
@@ -126,7 +126,7 @@ def _data(model: Any, prompts: Any, kind: str, seed: int) -> PromptSet:
     return data
 
 
-def _groups(model: Any, data: PromptSet) -> Iterator[list[int]]:
+def groups(model: Any, data: PromptSet) -> Iterator[list[int]]:
     """Split the prompts into batches of similar length whose attention, one layer at a time, stays small."""
     lengths = encode(model, data).lengths.tolist()
     n_heads = int(model.cfg.n_heads)
