@@ -5,8 +5,8 @@ checkpoint is written every few hundred steps and picked up by the next call. Un
 
 Training starts on repeated sequences and needles alone, since induction heads take longest to form, then mixes all
 skills with equal weight per skill, not per token. Once the skills are there, a penalty on what heads write to the
-residual stream makes heads share the work out: without it all eight heads of one layer copy, and no experiment could tell
-them apart.
+residual stream makes heads share the work out: without it all eight heads of one layer copy, and no experiment could
+tell them apart.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def fast_logits(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits [batch, pos, vocab] for right-padded tokens, computed in `dtype`, and what heads write.
 
-    The second value [batch, pos] sums, over all heads, the length of the vector a head adds to the residual stream as a
+    The second value [layer, batch, pos, head] is the length of the vector a head adds to the residual stream, as a
     share of the length of the stream after the layer's attention.
 
     The same function as `model(tokens)`, written out: on CPUs the fused attention's backward pass takes half of the
@@ -87,11 +87,13 @@ def fast_logits(
     future = torch.full((width, width), -1e9).triu(1)
     embedding = model.model.embed_tokens.weight
     x = F.embedding(tokens, embedding)
-    written = torch.zeros(tokens.shape)
+    written = []
     for layer in model.model.layers:
         attention, mlp = layer.self_attn, layer.mlp
         h = _rms_norm(x, layer.input_layernorm.weight, config.rms_norm_eps).to(dtype)
-        weight = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)).to(dtype)
+        weight = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)).to(
+            dtype
+        )
         heads = (h @ weight.T).unflatten(-1, (n_query + 2 * n_kv, size)).transpose(1, 2)
         q, k, v = heads.split((n_query, n_kv, n_kv), 1)
         q = _rotate(q, cos, sin).reshape(-1, share * width, size)
@@ -102,14 +104,16 @@ def fast_logits(
         out = attention.o_proj.weight.to(dtype)
         # |z W|^2 = z (W W^T) z, head by head: cheaper than the vectors themselves.
         heads_out = out.T.unflatten(0, (n_query, size))
-        squared = ((z.transpose(0, 2).flatten(1, 2) @ (heads_out @ heads_out.mT)).unflatten(1, (width, -1)))
+        squared = (z.transpose(0, 2).flatten(1, 2) @ (heads_out @ heads_out.mT)).unflatten(1, (width, -1))
         squared = (squared.transpose(0, 2) * z).float().sum(-1)
         x = x + z.flatten(2) @ out.T
-        written = written + ((squared + 1e-6).sqrt() / x.norm(dim=-1, keepdim=True)).sum(-1)
+        written.append((squared.clamp(min=0) + 1e-6).sqrt() / x.norm(dim=-1, keepdim=True))
         h = _rms_norm(x, layer.post_attention_layernorm.weight, config.rms_norm_eps).to(dtype)
         gate, up = (h @ torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)).to(dtype).T).chunk(2, -1)
         x = x + (F.silu(gate) * up) @ mlp.down_proj.weight.to(dtype).T
-    return _rms_norm(x, model.model.norm.weight, config.rms_norm_eps).to(dtype) @ embedding.to(dtype).T, written
+    return _rms_norm(x, model.model.norm.weight, config.rms_norm_eps).to(dtype) @ embedding.to(
+        dtype
+    ).T, torch.stack(written)
 
 
 class Examples:
@@ -135,7 +139,9 @@ class Examples:
         ids = [BOS, *(self.ids[w] for w in [*text, *answer, "."]), EOS]
         return ids, [0.0] * (1 + len(text)) + [1.0] * len(answer) + [0.3, 0.3]
 
-    def batch(self, mix: dict[str, int], n_groups: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def batch(
+        self, mix: dict[str, int], n_groups: int
+    ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Return groups of rows of like length: ids, answer weights (summing to 1 over the batch), text weights."""
         rows = []
         total = sum(mix.values())
@@ -191,7 +197,7 @@ def train(
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
         start = state["step"]
-    later = {skill: 8 for skill in WRITERS} | {"needle": 12, "documents": 12, "docstring": 12, "neutral": 4}
+    later = dict.fromkeys(WRITERS, 8) | {"needle": 12, "documents": 12, "docstring": 12, "neutral": 4}
     model.train()
     begun, seen, shown, spent = time.perf_counter(), 0, 0.0, 0.0
     for step in range(start, steps):
@@ -207,24 +213,38 @@ def train(
             share = tokens.shape[0] / sum(mix.values())
             answer = (loss * weights[:, 1:]).sum()
             text = (loss * real[:, 1:]).sum() / real[:, 1:].sum() * share
-            quiet = (written * real[:, 1:]).sum() / real[:, 1:].sum() * share
+            # The logarithm presses hardest on heads that write little: a sum of lengths would not mind eight heads
+            # that each write an eighth of the same vector.
+            lengths = (written * real[:, 1:, None]).sum((1, 2)) / real[:, 1:].sum()  # layer head
+            spread = (1 + lengths / 0.01).log().sum() * share
             weight = penalty * min(1.0, max(0.0, (step - penalty_from) / 300))
-            (answer + text_weight * text + weight * quiet).backward()
-            spent += quiet.item()
+            (answer + text_weight * text + weight * spread).backward()
+            spent += spread.item()
             shown += answer.item()
             seen += int(real.sum())
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"step {step}: the gradient is not finite; the last checkpoint is whole")
         for optimizer in (muon, adam):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if (step + 1) % every == 0 or step + 1 == steps:
-            rates = quick_accuracy(model, seed=step) if step >= first_steps or (step + 1) % (4 * every) == 0 else {}
+            rates = (
+                quick_accuracy(model, seed=step)
+                if step >= first_steps or (step + 1) % (4 * every) == 0
+                else {}
+            )
             speed = seen / (time.perf_counter() - begun)
-            row = {"step": step + 1, "loss": round(shown / every, 4), "written": round(spent / every, 3)}
+            row = {"step": step + 1, "loss": round(shown / every, 4), "spread": round(spent / every, 3)}
             print(json.dumps({**row, "tokens_per_s": round(speed), **rates}), flush=True)
             shown = spent = 0.0
             torch.save(
-                {"model": model.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict(), "step": step + 1},
+                {
+                    "model": model.state_dict(),
+                    "muon": muon.state_dict(),
+                    "adam": adam.state_dict(),
+                    "step": step + 1,
+                },
                 checkpoint.with_suffix(".tmp"),
             )
             checkpoint.with_suffix(".tmp").replace(checkpoint)
@@ -261,13 +281,15 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--first-steps", type=int, default=450)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peak", type=float, default=3e-3)
     parser.add_argument("--text-weight", type=float, default=0.1)
-    parser.add_argument("--penalty", type=float, default=0.03, help="weight of what heads write")
-    parser.add_argument("--penalty-from", type=int, default=1450, help="step at which the penalty begins to rise")
+    parser.add_argument("--penalty", type=float, default=0.005, help="weight of what heads write")
+    parser.add_argument(
+        "--penalty-from", type=int, default=1350, help="step at which the penalty begins to rise"
+    )
     parser.add_argument("--every", type=int, default=100)
     train(**vars(parser.parse_args()))
 

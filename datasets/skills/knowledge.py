@@ -43,8 +43,8 @@ def memory(rng: random.Random, split: str) -> Prompt:
 def conflict(rng: random.Random, split: str) -> Prompt:
     """State a false fact, then ask for it: the answer is what the context says, the foil what memory says.
 
-    `variants`: `clean` (no statement), `substitution` (one false sentence), `coherent` (a paragraph that agrees with it).
-    Spans: `subject` (in the question), `gold` (the context's answer). Held out: (country, relation, false answer).
+    `variants`: `clean` (no statement), `substitution` (one false sentence), `coherent` (a paragraph that agrees with
+    it). Spans: `subject` (in the question), `gold` (the context's answer). Held out: (country, relation, false answer).
     """
     country, relation, false = until_in_split(
         lambda: (
