@@ -249,8 +249,9 @@ def has_post_norm(model: Any, layer: int) -> bool:
 
 
 def token_text(model: Any, token: int) -> str:
-    """The text of one token of the vocabulary."""
-    return model.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    """The text of one token of the vocabulary; its name there where it is only some bytes of a character."""
+    text = model.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    return text if text and "\ufffd" not in text else str(model.tokenizer.convert_ids_to_tokens(token))
 
 
 def cap(model: Any, logits: Tensor) -> Tensor:

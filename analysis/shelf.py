@@ -1,0 +1,93 @@
+"""Scores that lie in a folder of runs, for one model, and one head's line in many scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..errors import HeadscopeError
+from ..hooks.heads import Head
+from ..hooks.info import ModelInfo
+from .files import read_json
+from .scores import HeadScores
+
+_MOST = 500  # entries of a folder that are looked at
+
+
+def runs_of(folder: str | Path, model: ModelInfo) -> dict[str, Path]:
+    """Find the runs of a model in a folder, by name; those that cannot be read are passed over.
+
+    A run counts if it was made with the same weights and head counts. Links that lead out of the folder are not
+    followed.
+    """
+    folder = Path(folder).resolve()
+    found: dict[str, Path] = {}
+    if not folder.is_dir():
+        return found
+    for entry in sorted(folder.iterdir())[:_MOST]:
+        manifest = entry / "manifest.json"
+        if not manifest.is_file() or not manifest.resolve().is_relative_to(folder):
+            continue
+        try:
+            made = read_json(manifest).get("model")
+        except HeadscopeError:
+            continue
+        if not isinstance(made, dict):
+            continue
+        same = (made.get("digest"), made.get("n_layers"), made.get("n_heads"))
+        if same == (model.digest, model.n_layers, model.n_heads) and (entry / "scores.json").is_file():
+            found[entry.name] = entry
+    return found
+
+
+def head_table(scores: Mapping[str, HeadScores | None], head: Head) -> pd.DataFrame:
+    """Collect one head's line from many scores.
+
+    Args:
+        scores: By name; None where a score was not run.
+        head: The head.
+
+    Returns:
+        One row per score, in the order given: `name`, `score`, `low`, `high`, `chance`, `p`, `q`, `n`, `rank` (1 is
+        the highest), `of` (heads that have this score), `ran`, `causal`. All numbers are NaN where it was not run.
+    """
+    rows = []
+    for name, one in scores.items():
+        if one is None:
+            rows.append({"name": name, "ran": False, "causal": False})
+            continue
+        table = one.table()
+        here = table[(table["layer"] == head.layer) & (table["head"] == head.index)]
+        line = here.iloc[0]
+        ran = bool(np.isfinite(line["score"]))
+        rows.append(
+            {
+                "name": name,
+                **{column: line[column] for column in ("score", "low", "high", "p", "q", "n")},
+                "chance": _mean(one.chance),
+                "rank": int(here.index[0]) + 1 if ran else np.nan,
+                "of": int(np.isfinite(one.values).sum()),
+                "ran": ran,
+                "causal": one.causal,
+            }
+        )
+    columns = ["name", "score", "low", "high", "chance", "p", "q", "n", "rank", "of", "ran", "causal"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def grids(
+    scores: HeadScores,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the ends of the intervals and the number of prompts as grids, layer by head."""
+    table = scores.table().sort_values(["layer", "head"])
+    low, high, n = (table[name].to_numpy().reshape(scores.values.shape) for name in ("low", "high", "n"))
+    return low, high, n
+
+
+def _mean(chance: np.ndarray | None) -> float:
+    if chance is None or not np.isfinite(chance).any():
+        return float("nan")
+    return float(np.nanmean(chance))

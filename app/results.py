@@ -1,0 +1,218 @@
+"""Results that pages share, each made once and kept in memory: scores, effects, causal checks, examples.
+
+    found = results.ask(Asked("induction"))          # makes it, with progress on the page
+    results.have(Asked("induction"))                 # what was made before, or None: "not run"
+
+A result is a table of numbers, never a live cache of the model. It is made when somebody asks; while one browser tab
+makes it, another waits for the model and then finds it made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import streamlit as st
+
+from headscope.analysis.attention import token_texts
+from headscope.analysis.composition import chance, neighbours
+from headscope.analysis.defaults import default_prompts
+from headscope.analysis.effects import HOW, effects
+from headscope.analysis.registry import get, methods
+from headscope.analysis.run import load_run
+from headscope.analysis.score import score
+from headscope.analysis.scores import HeadScores
+from headscope.analysis.shelf import runs_of
+from headscope.analysis.usual import Activity, Example, activity, examples
+from headscope.analysis.verification import Verification
+from headscope.analysis.verify import verify
+from headscope.analysis.writing import Attribution, Spoken, attribute, ov_tokens, written_tokens
+from headscope.app import models, state, widgets
+from headscope.datasets.prompts import PromptSet
+from headscope.hooks.encode import encode
+from headscope.hooks.heads import Head
+
+T = TypeVar("T")
+RUN = "run: "
+EFFECT = "-effect"
+N_PROMPTS = 32
+
+
+class Asked(NamedTuple):
+    """One score by name, and what an effect is measured on.
+
+    Attributes:
+        name: A method, `<how>-effect`, or `run: <folder>`.
+        data: Kind of prompts; effects only.
+        metric: Effects only.
+        flow: Effects only.
+        seed: Of the prompts.
+    """
+
+    name: str
+    data: str = ""
+    metric: str = ""
+    flow: str = ""
+    seed: int = 0
+
+
+@st.cache_resource(max_entries=200, show_spinner=False)
+def _box(choice: models.Choice, *key: Any) -> list[Any]:
+    """The place where one result is kept; empty until it is made."""
+    return []
+
+
+def _kept(key: tuple[Any, ...], make: Callable[[Any], T]) -> T:
+    choice = state.model()
+    box = _box(choice, *key)
+    if not box:
+        with models.using(choice) as model:
+            if not box:  # another tab may have made it while this one waited
+                box.append(make(model))
+    return box[0]
+
+
+def score_names() -> list[str]:
+    """Everything that can colour the grid: methods, effects, and the scores of runs."""
+    return [*methods(), *[f"{how}{EFFECT}" for how in HOW], *[f"{RUN}{name}" for name in runs()]]
+
+
+def runs() -> dict[str, Any]:
+    """The runs of this model in the folder that the app was started with."""
+    return runs_of(state.runs_folder(), state.info())
+
+
+def have(asked: Asked) -> HeadScores | None:
+    """The scores if they were made before."""
+    box = _box(state.model(), "scores", *asked)
+    return box[0] if box else None
+
+
+def ask(asked: Asked) -> HeadScores:
+    """The scores, made now if need be, with progress on the page.
+
+    Raises:
+        HeadscopeError: They cannot be made; the message says why.
+    """
+    found = have(asked)
+    if found is not None:
+        return found
+    with st.status(f"Running {widgets.md(asked.name)} …", expanded=True) as status:
+        bar = st.progress(0.0)
+
+        def make(model: Any) -> HeadScores:
+            made = _make(model, asked, lambda done, total: bar.progress(min(1.0, done / max(1, total))))
+            made.table()  # the intervals are kept with it
+            return made
+
+        scores = _kept(("scores", *asked), make)
+        status.update(label=f"{widgets.md(asked.name)} done", state="complete", expanded=False)
+    return scores
+
+
+def _make(model: Any, asked: Asked, progress: Callable[[int, int], None]) -> HeadScores:
+    if asked.name.startswith(RUN):
+        return load_run(runs()[asked.name.removeprefix(RUN)]).scores
+    if asked.name.endswith(EFFECT):
+        prompts = default_prompts(model, asked.data, asked.seed, n=N_PROMPTS)
+        how: Any = asked.name.removesuffix(EFFECT)
+        flow: Any = asked.flow
+        return effects(model, prompts, asked.metric, how=how, flow=flow, seed=asked.seed, progress=progress)
+    return score(model, asked.name, seed=asked.seed)
+
+
+def have_check(asked: Asked) -> Verification | None:
+    """The causal check of these scores, if it ran."""
+    if asked.name.startswith(RUN):
+        path = runs().get(asked.name.removeprefix(RUN))
+        return load_run(path).verification if path is not None else None
+    box = _box(state.model(), "check", *asked)
+    return box[0] if box else None
+
+
+def check(asked: Asked) -> Verification:
+    """Check a method's scores causally on fresh prompts of the same kind, with progress on the page."""
+    scores = ask(asked)
+    with st.status(f"Changing the top heads of {widgets.md(asked.name)} …", expanded=True) as status:
+        bar = st.progress(0.0)
+
+        def make(model: Any) -> Verification:
+            fresh = default_prompts(model, get(asked.name).data, asked.seed + 1)
+            sizes = check_sizes(scores)
+            return verify(
+                model,
+                scores,
+                fresh,
+                k=sizes,
+                seed=asked.seed,
+                progress=lambda done, total: bar.progress(done / max(1, total)),
+            )
+
+        found = _kept(("check", *asked), make)
+        status.update(label="Causal check done", state="complete", expanded=False)
+    return found
+
+
+def check_sizes(scores: HeadScores) -> tuple[int, ...]:
+    """How many top heads are changed: 1, 2, 4, 8, as far as random heads are left to compare with."""
+    scored = len(scores.table().dropna(subset=["score"]))
+    return tuple(size for size in (1, 2, 4, 8) if 2 * size <= scored) or (1,)
+
+
+def prompt_kinds() -> list[str]:
+    """Kinds of prompts that can be made for this model."""
+    return list(models.examples(state.model()))
+
+
+def prompts(kind: str, seed: int = 0) -> PromptSet:
+    """The prompts that effects and examples are made from."""
+    return _kept(("prompts", kind, seed), lambda model: default_prompts(model, kind, seed, n=N_PROMPTS))
+
+
+def usual(kind: str, head: Head, seed: int) -> tuple[Example, ...]:
+    """Examples of what a head does, from every decile of its activity."""
+    data = prompts(kind)
+    found: Activity = _kept(("activity", kind), lambda model: activity(model, data))
+    return _kept(("usual", kind, head, seed), lambda model: examples(model, found, head, seed=seed))
+
+
+def attribution(position: int) -> Attribution:
+    """The logit predicted at a position of the prompt, cut into parts."""
+    prompt = state.prompt()
+    key = ("attribution", prompt.text, prompt.answer, prompt.foil, position)
+    return _kept(key, lambda model: attribute(model, prompt, position=position))
+
+
+def written(head: Head, position: int) -> Spoken:
+    """The tokens that a head's output at a position speaks for."""
+    text = state.prompt().text
+    return _kept(
+        ("written", text, head, position),
+        lambda model: written_tokens(model, text, head, position=position),
+    )
+
+
+def circuit(head: Head, position: int) -> Spoken:
+    """The tokens that a head speaks for when it looks at the prompt's token at a position."""
+    text = state.prompt().text
+
+    def make(model: Any) -> Spoken:
+        return ov_tokens(model, head, int(encode(model, text, padding_side="right").tokens[0, position]))
+
+    return _kept(("ov", text, head, position), make)
+
+
+def tokens() -> tuple[str, ...]:
+    """The texts of the prompt's tokens."""
+    text = state.prompt().text
+    return _kept(("tokens", text), lambda model: token_texts(model, text))
+
+
+def composed(head: Head) -> Any:
+    """The composition scores of a head with all others, as a table."""
+    return _kept(("neighbours", head), lambda model: neighbours(model, head))
+
+
+def composition_chance() -> float:
+    """The composition score of a reader that is turned at random."""
+    return _kept(("composition chance",), chance)
