@@ -283,7 +283,7 @@ def verify(
     Example: headscope verify runs/retrieval-text-0123456789 --k 1,2,4,8
     """
     with working():
-        from .analysis.run import load_run, save_run
+        from .analysis.run import load_run, save_check
 
         done = load_run(run)
         kind = kinds()[one_of(how, kinds(), "--how")]
@@ -300,21 +300,13 @@ def verify(
         from .hooks.load import load
 
         bridge = load(done.model, device=device)
+        done.require(bridge)
+        begun = time.monotonic()
         if prompts is None:
             prompts = default_prompts(bridge, data, seed, n=n) if data else fresh_prompts(bridge, done, n)
         settings = {"how": kind, "phase": phase, "k": counts, "draws": draws, "seed": seed}
         found = check(bridge, done.scores, prompts, metric, progress=progress_line(), **settings)
-        save_run(
-            run.parent,
-            found.mark(done.scores),
-            model=bridge,
-            prompts=done.prompts,
-            command=f"{done.manifest['command']} && {typed_command()}",
-            verification=found,
-            started=datetime.fromisoformat(done.manifest["started"]),
-            seconds=done.manifest["seconds"],
-            folder=run,
-        )
+        save_check(done, found, model=bridge, command=typed_command(), seconds=time.monotonic() - begun)
     table = found.summary()
     record = {"verdict": found.verdict, "arms": table.to_dict("records"), "notes": found.notes, "run": run}
     shown = table[["arm", "k", "draws", "n", "value", "effect", "low", "high", "p"]]

@@ -61,6 +61,18 @@ class Run:
         """What `load` takes to load the model again."""
         return str(self.manifest["model"]["load"])
 
+    def require(self, model: Any) -> None:
+        """Refuse a model that is not the one that was scored.
+
+        Raises:
+            BadRun: The weights are others.
+        """
+        digest, scored = describe(model).digest, self.manifest["model"]["digest"]
+        if digest != scored:
+            raise BadRun(
+                f"{self.folder}: scored with weights {scored}, and {self.model} now has {digest}. Score again."
+            )
+
 
 def save_run(
     out: str | Path,
@@ -121,8 +133,10 @@ def save_check(
         The run's folder.
 
     Raises:
+        BadRun: The model is not the one that was scored.
         CannotWrite: The system refused; the run is as it was.
     """
+    run.require(model)
     scored, before = run.manifest["command"].splitlines()[0], run.manifest.get("seconds")
     return save_run(
         run.folder.parent,

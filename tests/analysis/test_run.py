@@ -123,6 +123,14 @@ def test_a_model_from_a_folder_is_found_again(tmp_path, model, prompts, scores):
     assert load_run(folder).model == str(place)
 
 
+def test_other_weights_than_those_that_were_scored_are_refused(tmp_path, model, prompts, scores):
+    run = load_run(save(tmp_path, model, prompts, scores))
+    run.require(model)
+    run.manifest["model"]["digest"] = "0123456789abcdef"
+    with pytest.raises(BadRun, match=r"scored with weights 0123456789abcdef.*Score again"):
+        run.require(model)
+
+
 def test_run_names_are_safe_as_folders():
     for name, expected in (
         ("organism/text", "retrieval-text"),
