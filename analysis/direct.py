@@ -103,7 +103,7 @@ class DirectRun(Run):
                 raise BadOption(
                     f"direct: layer {layer} of {self.model.cfg.model_name} does not add the heads' outputs to the "
                     f"residual stream as they are (off by {float(off):.2g}), so their direct effect is not known; "
-                    "let the change flow downstream instead."
+                    "use the total effect instead."
                 )
 
         return compare
@@ -112,7 +112,7 @@ class DirectRun(Run):
         if point not in self.model.hook_dict:
             raise BadOption(
                 f"direct: {self.model.cfg.model_name} has no hook point {point}, so the direct effect of its heads "
-                "cannot be computed; let the change flow downstream instead."
+                "cannot be computed; use the total effect instead."
             )
         return point
 
@@ -147,8 +147,8 @@ def direct(
         yield run
 
 
-FLOWS: dict[str, Callable[..., AbstractContextManager[Run]]] = {"downstream": intervene, "direct": direct}
-"""Where a change goes: into everything downstream, or into the logits only."""
+FLOWS: dict[str, Callable[..., AbstractContextManager[Run]]] = {"total": intervene, "direct": direct}
+"""Where a change goes: through everything that comes later (`total`), or to the logits only (`direct`)."""
 
 
 def flowing(

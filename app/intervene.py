@@ -1,8 +1,203 @@
-"""The page intervene."""
+"""Change heads, and see what the model writes then: beside the clean text, and beside random heads changed alike."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import streamlit as st
+
+from headscope.analysis.changes import KINDS, Change, compare_python, generate_command, read_positions
+from headscope.analysis.compare import Comparison, Side, compare
+from headscope.analysis.figures.impact import delta_figure, delta_html
+from headscope.analysis.registry import methods
+from headscope.analysis.score import score
+from headscope.analysis.scores import HeadScores
+from headscope.app import asked, models, prompt_effects, state, widgets
+from headscope.errors import BadOption, HeadscopeError
+from headscope.hooks.heads import Head, parse_heads
+
+SOURCES = ("the selected head", "the first of a score", "typed")
+PHASES = ("all", "prefill", "decode")
+FLOWS = {"total": "everything downstream", "direct": "the logits only (direct effect)"}
+_PHASE_WORDS = {"all": "all positions", "prefill": "prompt (prefill)", "decode": "new tokens (decode)"}
+_TITLES = {"clean": "Clean", "changed": "Changed", "control": "Random heads, same layers"}
+_KEPT = 8  # comparisons that a tab keeps
+
+
+@st.cache_data(max_entries=32, show_spinner="Scoring the heads …")
+def scores(choice: models.Choice, method: str) -> HeadScores:
+    """Score the heads on the prompts that the method asks for."""
+    with models.using(choice) as model:
+        return score(model, method)
 
 
 def page() -> None:
     """Draw the page."""
-    st.title("Intervene")
+    st.title("Intervene", anchor=False)
+    with widgets.guard():
+        heads = _heads()
+        change, numbers = _settings(heads)
+        prompt = state.prompt()
+        _export(change, numbers)
+        with widgets.guard():
+            _show(_compared(change, numbers))
+        if prompt.answer:
+            st.caption(widgets.md(f"The example's answer is {prompt.answer!r}."))
+        st.divider()
+        prompt_effects.draw(change)
+
+
+def _heads() -> tuple[Head, ...]:
+    """Draw the choice of heads."""
+    asked.one_of("from", SOURCES)
+    left, right = st.columns([1, 2], vertical_alignment="bottom")
+    source = left.selectbox("Heads to change", SOURCES, key="from", bind="query-params")
+    if source == SOURCES[1]:
+        known = sorted(methods())
+        asked.number("first", 1, 64)
+        with right:
+            which, count = st.columns([2, 1], vertical_alignment="bottom")
+            with which:
+                method = state.method_selector(known)
+            k = count.number_input("How many", 1, 64, 1, key="first", bind="query-params")
+        return scores(state.model(), method).top(int(k))
+    if source == SOURCES[2]:
+        text = right.text_input(
+            "Heads",
+            str(state.head()),
+            key="heads",
+            bind="query-params",
+            placeholder="L5H1,L6H0",
+            max_chars=2000,
+        )
+        found = parse_heads(text)
+        if not found:
+            raise BadOption("No heads are typed. Write at least one, such as L0H1 or L0H1,L2H0.")
+        return found
+    right.caption("Click a cell of the head grid on the Heads page, or use Layer and Head in the sidebar.")
+    return (state.head(),)
+
+
+def _settings(heads: tuple[Head, ...]) -> tuple[Change, dict[str, Any]]:
+    """Draw the form, and read it."""
+    asked.one_of("change", KINDS)
+    asked.one_of("reach", FLOWS)
+    asked.one_of("phase", PHASES)
+    asked.number("gain", -100, 100, whole=False)
+    asked.number("new", 1, 200)
+    asked.number("temperature", 0, 5, whole=False)
+    asked.number("seed", 0, 10**6)
+    spans = list(state.prompt().spans)
+    with st.form("intervene_form", border=True):
+        top = st.columns([1.1, 1.5, 1.2, 1.2, 0.8])
+        kind = top[0].selectbox(
+            "How",
+            list(KINDS),
+            index=list(KINDS).index("uniform"),
+            key="change",
+            bind="query-params",
+            help="  \n".join(f"**{name}**: {widgets.md(text)}" for name, text in KINDS.items()),
+        )
+        flow = top[1].selectbox(
+            "Where it flows", list(FLOWS), format_func=FLOWS.get, key="reach", bind="query-params"
+        )
+        phase = top[2].selectbox(
+            "Phase", PHASES, format_func=_PHASE_WORDS.get, key="phase", bind="query-params"
+        )
+        hint = f"Spans of this prompt: {', '.join(spans)}." if spans else "This prompt has no spans."
+        at = top[3].text_input(
+            "Positions",
+            key="at",
+            bind="query-params",
+            placeholder="all",
+            help=widgets.md(f"Whole numbers (0 is BOS, -1 the prompt's last token), or a span. {hint}"),
+        )
+        gain = top[4].number_input(
+            "Gain", -100.0, 100.0, 2.0, 0.5, key="gain", bind="query-params", help="For scale."
+        )
+        low = st.columns([1, 1, 1, 2], vertical_alignment="bottom")
+        new = low[0].number_input("New tokens", 1, 200, 16, key="new", bind="query-params")
+        warm = low[1].number_input("Temperature", 0.0, 5.0, 0.0, 0.1, key="temperature", bind="query-params")
+        seed = low[2].number_input("Seed", 0, 10**6, 0, key="seed", bind="query-params")
+        low[3].form_submit_button("Compare", type="primary", icon=":material/play_arrow:")
+    change = Change(kind, heads, gain=float(gain), phase=phase, positions=read_positions(at), flow=flow)
+    return change, {"max_new_tokens": int(new), "temperature": float(warm), "seed": int(seed)}
+
+
+def _compared(change: Change, numbers: dict[str, Any]) -> Comparison | None:
+    """Return the comparison of what is on the page; made now, while its texts grow on the screen, if it is new."""
+    done = st.session_state.setdefault("intervene_done", {})
+    key = (state.model(), state.prompt().text, change, *numbers.values())
+    if key in done:
+        return done[key]
+    places = {}
+    slot = st.empty()
+    with slot.container():
+        for name, column in zip(_TITLES, st.columns(3, gap="medium"), strict=True):
+            with column:
+                st.subheader(_TITLES[name], anchor=False)
+                places[name] = st.empty()
+        with models.using(state.model()) as model:
+            made = compare(
+                model, state.prompt(), change, on_text=lambda name, text: places[name].text(text), **numbers
+            )
+    slot.empty()
+    while len(done) >= _KEPT:
+        done.pop(next(iter(done)))
+    done[key] = made
+    return made
+
+
+def _show(found: Comparison) -> None:
+    """Draw three texts side by side, and what the change did to the clean one."""
+    st.markdown(f"**{widgets.md(found.change)}**")
+    for name, column in zip(_TITLES, st.columns(3, gap="medium"), strict=True):
+        with column:
+            st.subheader(_TITLES[name], anchor=False)
+            side: Side | None = getattr(found, name)
+            if side is None:
+                st.caption("There are no other heads in these layers.")
+                continue
+            st.caption(_below(side))
+            numbers = side.logprobs if name == "clean" else side.deltas
+            widgets.html(
+                delta_html(
+                    side.pieces, numbers, first_difference=side.first_difference, signed=name != "clean"
+                )
+            )
+    for note in found.notes:
+        st.info(widgets.md(note))
+    st.subheader("The clean text under the change", anchor=False)
+    deltas = {"changed": found.changed.clean_deltas}
+    if found.control is not None:
+        deltas["random heads, same layers"] = found.control.clean_deltas
+    widgets.figure(delta_figure(found.clean.pieces, deltas, dark=widgets.dark()), key="intervene_deltas")
+    widgets.about(
+        "Δ log-prob",
+        formula="log p(token | text before it) of the changed model minus that of the clean model, both reading the "
+        "same text: under a side's tokens, that side's own text; in the bars, the clean text.",
+        higher="the change makes the token likelier. In nats: −0.69 halves its probability.",
+        control="the same change of as many random heads of the same layers.",
+    )
+
+
+def _below(side: Side) -> str:
+    if side.name == "clean":
+        return "log-probability under each token"
+    same = (
+        "same text as clean"
+        if side.first_difference is None
+        else f"differs from token {side.first_difference} on"
+    )
+    return f"{', '.join(map(str, side.heads))} · {same} · Δ log-prob under each token"
+
+
+def _export(change: Change, numbers: dict[str, Any]) -> None:
+    """Offer what makes the same result elsewhere."""
+    name, prompt = state.model().name, state.prompt()
+    try:
+        command = generate_command(name, prompt.text, change, **numbers)
+    except HeadscopeError as error:
+        command = ""
+        st.caption(widgets.md(error))
+    widgets.copy_as(command=command, python=compare_python(name, prompt, change, **numbers))

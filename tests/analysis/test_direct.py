@@ -134,5 +134,5 @@ def test_a_model_that_scales_what_attention_adds_is_refused(any_model, monkeypat
 def test_wrong_names_are_refused(planted):
     with pytest.raises(UnknownHead, match="L9H9"), direct(planted, zero("L9H9")):
         pass
-    with pytest.raises(BadOption, match="downstream, direct"):
+    with pytest.raises(BadOption, match="total, direct"):
         flowing("sideways", planted, zero("L0H0"))

@@ -1,0 +1,187 @@
+"""One change to a model: what is done to which heads, where, and how far it flows. In words, as code, as a command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..datasets.prompts import Prompt
+from ..errors import BadOption, nearest
+from ..hooks.heads import Head, parse_heads
+from ..hooks.interventions import Intervention, mean, resample, scale, uniform, zero
+from .direct import FLOWS
+
+KINDS: dict[str, str] = {
+    "zero": "the head writes nothing: z := 0",
+    "mean": "the head writes what it writes on average over the prompt's tokens",
+    "resample": "the head writes what it writes on the prompt's corrupted text",
+    "uniform": "the head looks at everything alike: z := mean of the values it may see",
+    "scale": "what the head writes is multiplied by the gain",
+}
+"""Every kind of change, with what it means."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What to change.
+
+    Attributes:
+        kind: One of `KINDS`.
+        heads: The heads, in any form that `parse_heads` reads.
+        gain: The factor of `scale`: 2 doubles, 0 removes, -1 flips.
+        phase: `all`, `prefill` or `decode`; see `Intervention`.
+        positions: As in `Intervention`: None for all, numbers, or the name of a span of the prompt.
+        flow: `total`: everything that comes later feels the change. `direct`: the logits only.
+        reference: What `mean` averages over; None for the prompts that are changed.
+    """
+
+    kind: str
+    heads: tuple[Head, ...]
+    gain: float = field(default=2.0, kw_only=True)
+    phase: str = field(default="all", kw_only=True)
+    positions: Any = field(default=None, kw_only=True)
+    flow: str = field(default="total", kw_only=True)
+    reference: tuple[Prompt, ...] | None = field(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (("kind", self.kind, KINDS), ("flow", self.flow, FLOWS)):
+            if value not in choices:
+                raise BadOption(f"{name} {value!r} is unknown.{nearest(str(value), choices)}")
+        object.__setattr__(self, "heads", parse_heads(self.heads))
+        self.intervention(
+            (Prompt("any"),)
+        )  # refuses wrong gains, phases and positions now, not in the middle of a run
+
+    def __str__(self) -> str:
+        gain = f" ×{self.gain:g}" if self.kind == "scale" else ""
+        flow = "" if self.flow == "total" else ", direct effect on the logits"
+        where = "" if self.positions is None else f", positions {_written(self.positions)}"
+        phase = "" if self.phase == "all" else f", {self.phase}"
+        return f"{self.kind}{gain} of {', '.join(map(str, self.heads))}{where}{phase}{flow}"
+
+    def on(self, heads: Iterable[Head]) -> Change:
+        """The same change of other heads."""
+        return replace(self, heads=tuple(heads))
+
+    def intervention(self, prompts: Iterable[Prompt]) -> Intervention:
+        """Make the intervention for these prompts."""
+        where: dict[str, Any] = {"positions": self.positions, "phase": self.phase}
+        if self.kind == "scale":
+            return scale(self.heads, self.gain, **where)
+        if self.kind == "mean":
+            return mean(self.heads, self.reference or tuple(prompts), **where)
+        kinds: dict[str, Callable[..., Intervention]] = {
+            "zero": zero,
+            "uniform": uniform,
+            "resample": resample,
+        }
+        return kinds[self.kind](self.heads, **where)
+
+    def python(self) -> str:
+        """The expression that makes this change."""
+        heads = ",".join(map(str, self.heads))
+        extra = [f"gain={self.gain:g}"] if self.kind == "scale" else []
+        extra += [
+            f"{name}={getattr(self, name)!r}"
+            for name, default in (("phase", "all"), ("positions", None), ("flow", "total"))
+            if getattr(self, name) != default
+        ]
+        return f"Change({', '.join([repr(self.kind), repr(heads), *extra])})"
+
+    def options(self) -> list[str]:
+        """The options of `headscope generate` that make this change.
+
+        Raises:
+            BadOption: the command line has no option for it; the message says for what.
+        """
+        lacking = [
+            name
+            for name, absent in (
+                ("resampled heads", self.kind == "resample"),
+                ("the direct effect", self.flow != "total"),
+                ("single positions", self.positions is not None),
+                ("a reference of its own", self.reference is not None),
+            )
+            if absent
+        ]
+        if lacking:
+            raise BadOption(
+                f"headscope generate has no option for {' and '.join(lacking)}; copy it as Python."
+            )
+        heads = ",".join(map(str, self.heads))
+        given = (
+            ["--scale", f"{heads}={self.gain:g}"]
+            if self.kind == "scale"
+            else ["--ablate", heads, "--how", self.kind]
+        )
+        return given if self.phase == "all" else [*given, "--phase", self.phase]
+
+
+def read_positions(text: str) -> Any:
+    """Read positions as a person writes them: nothing for all, `0,3,-1`, or the name of a span.
+
+    >>> read_positions(""), read_positions("0, -1"), read_positions("needle")
+    (None, (0, -1), 'needle')
+    """
+    items = [item for item in text.replace(",", " ").split() if item]
+    if not items:
+        return None
+    try:
+        return tuple(int(item) for item in items)
+    except ValueError:
+        if len(items) == 1 and items[0].replace("-", "").replace("_", "").isalnum():
+            return items[0]
+        raise BadOption(
+            f"positions {text!r}: write whole numbers with commas between, such as 0,3,-1, or the name of a span."
+        ) from None
+
+
+def generate_command(
+    model: str, prompt: str, change: Change, *, max_new_tokens: int, temperature: float, seed: int
+) -> str:
+    """Write the `headscope generate` call that continues the prompt clean and changed in the same way.
+
+    Raises:
+        BadOption: the command line cannot say it.
+    """
+    numbers = [
+        "--max-new-tokens",
+        str(max_new_tokens),
+        "--temperature",
+        f"{temperature:g}",
+        "--seed",
+        str(seed),
+    ]
+    text = f"--prompt={prompt}" if prompt.startswith("-") else prompt
+    given = [text] if text.startswith("--prompt=") else ["--prompt", text]
+    return shlex.join(["headscope", "generate", "--model", model, *given, *change.options(), *numbers])
+
+
+def compare_python(
+    model: str, prompt: Prompt, change: Change, *, max_new_tokens: int, temperature: float, seed: int
+) -> str:
+    """Write the Python that makes the comparison again."""
+    text = repr(prompt.text)
+    if change.kind == "resample" or isinstance(change.positions, str):
+        fields = {"corrupted": prompt.corrupted, "spans": dict(prompt.spans)}
+        text = f"Prompt({text}, {', '.join(f'{name}={value!r}' for name, value in fields.items() if value)})"
+    numbers = f"max_new_tokens={max_new_tokens}, temperature={temperature:g}, seed={seed}"
+    return "\n".join(
+        [
+            "import headscope",
+            "from headscope.analysis.changes import Change",
+            "from headscope.analysis.compare import compare",
+            *(["from headscope.datasets.prompts import Prompt"] if text.startswith("Prompt(") else []),
+            "",
+            f"model = headscope.load({model!r})",
+            f"change = {change.python()}",
+            f"found = compare(model, {text}, change, {numbers})",
+            "print(found.table())",
+        ]
+    )
+
+
+def _written(positions: Any) -> str:
+    return positions if isinstance(positions, str) else ",".join(map(str, positions))
