@@ -20,6 +20,7 @@ MOST_HOVERED = (
 )
 _MOST_CELLS = 256  # cells a side of a large pattern
 _MOST_LINES = 120  # tokens between which lines are drawn
+_HIGH = 600  # pixels of a large pattern
 _WEIGHTED = "attention × ‖v·W_O‖"
 
 
@@ -34,7 +35,7 @@ def head_figure(looks: Looks, head: Head, *, weighted: bool = False, dark: bool 
     name = _WEIGHTED if weighted else "attention"
     top = float(pattern.max()) or 1.0 if weighted else 1.0
     if len(looks.tokens) <= _MOST_CELLS:
-        return pattern_figure(pattern, looks.tokens, name=name, top=top, dark=dark)
+        return pattern_figure(pattern, looks.tokens, name=name, top=top, height=_HIGH, dark=dark)
     small, starts = shrink(pattern, _MOST_CELLS)
     ends = [*starts[1:], len(looks.tokens)]
     names = [
@@ -63,7 +64,7 @@ def head_figure(looks: Looks, head: Head, *, weighted: bool = False, dark: bool 
     ticks = {"tickvals": at, "ticktext": [str(starts[i]) for i in at], "showgrid": False, "zeroline": False}
     figure.update_xaxes(title="key position", **ticks)
     figure.update_yaxes(title="query position", autorange="reversed", **ticks)
-    return finish(figure, dark, None, height=640)
+    return finish(figure, dark, None, height=_HIGH)
 
 
 def pair_figure(looks: Looks, head: Head, query: int, key: int, *, dark: bool = False) -> go.Figure:

@@ -1,6 +1,7 @@
 """Route to the pages. Started by `headscope app`, or with `streamlit run`."""
 
 import importlib
+from pathlib import Path
 
 import streamlit as st
 
@@ -15,17 +16,16 @@ PAGES = (  # module, title, icon; the first one is home
     ("runs", "Runs", ":material/folder_open:"),
 )
 
+# A file: an icon by name would be fetched from the network.
+_ICON = Path(__file__).with_name("icon.svg")
+
 
 def main() -> None:
     """Draw the page that the address names."""
-    st.set_page_config(page_title="Headscope", page_icon=":material/center_focus_strong:", layout="wide")
+    st.set_page_config(page_title="Headscope", page_icon=_ICON, layout="wide")
     state.settle()
     chosen = st.navigation([_page(*page, first=page is PAGES[0]) for page in PAGES], position="top")
-    widgets.sidebar()
-    for sentence in state.notices():
-        st.warning(widgets.md(sentence), icon=":material/link_off:")
-    with widgets.guard():
-        chosen.run()
+    widgets.framed(chosen.run)
 
 
 def _page(module: str, title: str, icon: str, *, first: bool):

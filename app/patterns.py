@@ -110,7 +110,7 @@ def _closer(looks: Looks, head: Head, weighted: bool, index: int, dark: bool) ->
     """Draw the text view, the head view or the neuron view."""
     n = len(looks.tokens)
     if index == 0:
-        left, middle, right = st.columns([2, 1, 2], vertical_alignment="bottom")
+        left, middle, right = st.columns([3, 2, 4], vertical_alignment="bottom")
         left.segmented_control(
             "Closer", _VIEWS, default=_VIEWS[0], required=True, key="view", bind="query-params"
         )
@@ -121,7 +121,7 @@ def _closer(looks: Looks, head: Head, weighted: bool, index: int, dark: bool) ->
             min_value=0,
             max_value=n - 1,
             value=None,
-            placeholder="follows the mouse",
+            placeholder="the mouse",
             key="token",
             bind="query-params",
         )

@@ -166,6 +166,7 @@ def _in_range(key: str, count: int, name: str) -> int:
     except ValueError:
         notice(f"{key}={value} in the address is not a number; shown instead: {key} 0.")
         return 0
-    if not 0 <= number < count:
-        notice(f"{name} has {key}s 0-{count - 1}, not {number}; shown instead: {key} {count - 1}.")
-    return min(max(number, 0), count - 1)
+    nearest_one = min(max(number, 0), count - 1)
+    if nearest_one != number:
+        notice(f"{name} has {key}s 0-{count - 1}, not {number}; shown instead: {key} {nearest_one}.")
+    return nearest_one

@@ -12,7 +12,7 @@
     st.markdown(f"... {widgets.md(text)} ...")  # foreign text inside Markdown: labels and messages are Markdown too
     widgets.dark()                              # True on a dark page: pass it to every figure
 
-The sidebar (model, prompt, head) is drawn by `sidebar()` in `main.py`, once for all pages.
+The sidebar (model, prompt, head) is drawn by `framed()` in `main.py`, once for all pages.
 """
 
 from __future__ import annotations
@@ -96,14 +96,18 @@ def html(markup: str) -> None:
 
 def copy_as(*, command: str = "", python: str = "") -> None:
     """Offer the command line and the Python that make what is on the page."""
-    columns = st.columns([1, 1, 3], gap="small")
-    for column, label, code, language in (
-        (columns[0], "Copy as command", command, "bash"),
-        (columns[1], "Copy as Python", python, "python"),
-    ):
-        if code:
-            with column.popover(label, width="stretch"):
-                st.code(code, language=language, wrap_lines=True)
+    offered = [
+        (label, code, language)
+        for label, code, language in (
+            ("Copy as command", command, "bash"),
+            ("Copy as Python", python, "python"),
+        )
+        if code
+    ]
+    columns = st.columns([1] * len(offered) + [4 - len(offered)], gap="small")
+    for column, (label, code, language) in zip(columns, offered, strict=False):
+        with column.popover(label, width="stretch"):
+            st.code(code, language=language, wrap_lines=True)
 
 
 def about(name: str, *, formula: str, higher: str, reference: str = "", control: str = "") -> None:
@@ -118,6 +122,15 @@ def about(name: str, *, formula: str, higher: str, reference: str = "", control:
         ):
             if text:
                 st.markdown(f"{label}: {md(text)}")
+
+
+def framed(draw: Callable[[], None]) -> None:
+    """Draw a page inside what all pages share: the sidebar, what was wrong in the address, and `guard`."""
+    sidebar()
+    for sentence in state.notices():
+        st.warning(md(sentence), icon=":material/link_off:")
+    with guard():
+        draw()
 
 
 def sidebar() -> None:
@@ -160,7 +173,7 @@ def _prompt() -> None:
     short = len(st.session_state["prompt"]) <= state.LONGEST_IN_URL
     st.text_area(
         "Prompt",
-        height=140,
+        height=180,
         key="prompt",
         bind="query-params" if short else None,
         help="Ctrl+Enter applies it.",

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from .style import colorscale, finish, plain, theme, visible
 
 _MOST_LABELS = 48  # more token labels than this overlap
+_MOST_UPRIGHT = 26  # below the plot, which may be narrow
 _MOST_GAPS = 100  # more lines between cells than this grey the picture
 _WARM, _GREY = "234,118,20", "128,136,148"
 
@@ -24,6 +25,7 @@ def pattern_figure(
     query_positions: Sequence[int] | None = None,
     name: str = "attention",
     top: float = 1.0,
+    height: int = 790,
     title: str | None = None,
     dark: bool = False,
 ) -> go.Figure:
@@ -38,6 +40,7 @@ def pattern_figure(
         query_positions: The position of each row, where the pattern holds some rows only.
         name: What the numbers are, beside the colour bar.
         top: The number at the strong end of the colours.
+        height: At most this high, in pixels, labels included.
         title: A title above the plot.
         dark: For a dark page.
 
@@ -70,11 +73,11 @@ def pattern_figure(
             colorbar={"title": {"text": plain(name), "side": "right"}, "thickness": 12, "outlinewidth": 0},
         )
     )
-    keys = _labels(list(range(len(tokens))), shown)
-    rows = _labels(queries, shown)
-    figure.update_xaxes(title="key", tickangle=-60, showgrid=False, zeroline=False, **keys)
+    keys = _labels(list(range(len(tokens))), shown, most=_MOST_UPRIGHT)
+    rows = _labels(queries, shown, most=_MOST_LABELS)
+    figure.update_xaxes(title="key", tickangle=-90, tickfont_size=11, showgrid=False, zeroline=False, **keys)
     figure.update_yaxes(title="query", autorange="reversed", showgrid=False, zeroline=False, **rows)
-    side = int(np.clip(22 * len(queries), 160, 640))
+    side = int(np.clip(22 * len(queries), 160, height - 150))
     return finish(figure, dark, title, height=side + 150)
 
 
@@ -94,9 +97,9 @@ def _hover(pattern: np.ndarray, queries: list[int], shown: list[str]) -> dict:
     return {"text": text, "hoverinfo": "text"}
 
 
-def _labels(positions: list[int], shown: list[str]) -> dict:
+def _labels(positions: list[int], shown: list[str], *, most: int) -> dict:
     """Ticks at rows or columns: the token, cut where it is long; every few tokens and with positions where many."""
-    step = -(-len(positions) // _MOST_LABELS)
+    step = -(-len(positions) // most)
     at = list(range(0, len(positions), step))
     short = [token if len(token) <= 14 else token[:13] + "…" for token in (shown[positions[i]] for i in at)]
     if len(shown) > _MOST_LABELS:
