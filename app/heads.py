@@ -189,7 +189,7 @@ def _finders(asked: Asked, scores: HeadScores | None, beside: Asked) -> None:
         else:
             _top(asked, scores, selected, dark, f"heads_top_{clicks}")
     if scores is not None:
-        _export(asked, scores)
+        widgets.copy_as(command=command(asked), python=python(asked))
 
 
 def _grid(asked: Asked, scores: HeadScores | None, shape, selected, dark: bool):
@@ -215,15 +215,8 @@ def _top(asked: Asked, scores: HeadScores, selected: Head | None, dark: bool, ke
         dark=dark,
     )
     widgets.figure(figure, key=key, on_select=lambda: select(key))
-
-
-def _export(asked: Asked, scores: HeadScores) -> None:
-    """What makes these numbers again, and the numbers themselves."""
-    copy, download = st.columns([4, 1])
-    with copy:
-        widgets.copy_as(command=command(asked), python=python(asked))
-    download.download_button(
-        "Download CSV",
+    st.download_button(
+        "Download all as CSV",
         data=lambda: scores.table().to_csv(index=False),
         file_name=f"{asked.name.replace(': ', '-')}.csv",
         mime="text/csv",

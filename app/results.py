@@ -9,7 +9,8 @@ makes it, another waits for the model and then finds it made.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import streamlit as st
@@ -97,17 +98,26 @@ def ask(asked: Asked) -> HeadScores:
     found = have(asked)
     if found is not None:
         return found
-    with st.status(f"Running {widgets.md(asked.name)} …", expanded=True) as status:
-        bar = st.progress(0.0)
+    with _working(f"Running {asked.name} on {state.model().name} …") as progress:
 
         def make(model: Any) -> HeadScores:
-            made = _make(model, asked, lambda done, total: bar.progress(min(1.0, done / max(1, total))))
+            made = _make(model, asked, progress)
             made.table()  # the intervals are kept with it
             return made
 
-        scores = _kept(("scores", *asked), make)
-        status.update(label=f"{widgets.md(asked.name)} done", state="complete", expanded=False)
-    return scores
+        return _kept(("scores", *asked), make)
+
+
+@contextmanager
+def _working(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Say on the page what is being made and how far it is, until it is made."""
+    place = st.empty()
+    try:
+        with place.status(widgets.md(what), expanded=True):
+            bar = st.progress(0.0)
+            yield lambda done, total: bar.progress(min(1.0, done / max(1, total))) and None
+    finally:
+        place.empty()
 
 
 def _make(model: Any, asked: Asked, progress: Callable[[int, int], None]) -> HeadScores:
@@ -133,24 +143,13 @@ def have_check(asked: Asked) -> Verification | None:
 def check(asked: Asked) -> Verification:
     """Check a method's scores causally on fresh prompts of the same kind, with progress on the page."""
     scores = ask(asked)
-    with st.status(f"Changing the top heads of {widgets.md(asked.name)} …", expanded=True) as status:
-        bar = st.progress(0.0)
+    with _working(f"Changing the top heads of {asked.name}, and random heads beside them …") as progress:
 
         def make(model: Any) -> Verification:
             fresh = default_prompts(model, get(asked.name).data, asked.seed + 1)
-            sizes = check_sizes(scores)
-            return verify(
-                model,
-                scores,
-                fresh,
-                k=sizes,
-                seed=asked.seed,
-                progress=lambda done, total: bar.progress(done / max(1, total)),
-            )
+            return verify(model, scores, fresh, k=check_sizes(scores), seed=asked.seed, progress=progress)
 
-        found = _kept(("check", *asked), make)
-        status.update(label="Causal check done", state="complete", expanded=False)
-    return found
+        return _kept(("check", *asked), make)
 
 
 def check_sizes(scores: HeadScores) -> tuple[int, ...]:

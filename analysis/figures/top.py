@@ -126,7 +126,12 @@ def score_scatter(
                 "cmin": 0,
                 "cmax": max(1, x.shape[0] - 1),
                 "line": {"width": np.where(marked, 2.5, 0.8), "color": np.where(marked, t.accent, t.mark)},
-                "colorbar": {"title": {"text": "layer", "side": "right"}, "thickness": 12, "outlinewidth": 0},
+                "colorbar": {
+                    "title": {"text": "layer", "side": "right"},
+                    "thickness": 12,
+                    "outlinewidth": 0,
+                    "dtick": max(1, round(x.shape[0] / 8)),
+                },
             },
             customdata=np.stack([layer, index], axis=1),
             text=text,
