@@ -17,9 +17,15 @@ from headscope.errors import BadOption, HeadscopeError
 from headscope.hooks.heads import Head, parse_heads
 
 SOURCES = ("the selected head", "the first of a score", "typed")
-PHASES = ("all", "prefill", "decode")
-FLOWS = {"total": "everything downstream", "direct": "the logits only (direct effect)"}
-_PHASE_WORDS = {"all": "all positions", "prefill": "prompt (prefill)", "decode": "new tokens (decode)"}
+PHASES = {
+    "all": "every position",
+    "prefill": "the prompt, all but its last token",
+    "decode": "every position that predicts a new token: the prompt's last one and the new ones",
+}
+FLOWS = {
+    "total": "everything that comes later feels the change",
+    "direct": "only the logits feel it: what the head writes changes at the last norm, and nowhere before",
+}
 _TITLES = {"clean": "Clean", "changed": "Changed", "control": "Random heads, same layers"}
 _KEPT = 8  # comparisons that a tab keeps
 
@@ -35,7 +41,7 @@ def page() -> None:
     """Draw the page."""
     st.title("Intervene", anchor=False)
     with widgets.guard():
-        heads = _heads()
+        heads = _chosen()
         change, numbers = _settings(heads)
         prompt = state.prompt()
         _export(change, numbers)
@@ -45,6 +51,15 @@ def page() -> None:
             st.caption(widgets.md(f"The example's answer is {prompt.answer!r}."))
         st.divider()
         prompt_effects.draw(change)
+
+
+def _chosen() -> tuple[Head, ...]:
+    """The heads to change; the selected one, with a sentence, where those asked for cannot be."""
+    try:
+        return _heads()
+    except HeadscopeError as error:
+        st.error(widgets.md(f"{error} Changed instead: {state.head()}."), icon=":material/error:")
+        return (state.head(),)
 
 
 def _heads() -> tuple[Head, ...]:
@@ -70,7 +85,8 @@ def _heads() -> tuple[Head, ...]:
             placeholder="L5H1,L6H0",
             max_chars=2000,
         )
-        found = parse_heads(text)
+        with models.using(state.model()) as model:
+            found = parse_heads(text, model)
         if not found:
             raise BadOption("No heads are typed. Write at least one, such as L0H1 or L0H1,L2H0.")
         return found
@@ -96,13 +112,13 @@ def _settings(heads: tuple[Head, ...]) -> tuple[Change, dict[str, Any]]:
             index=list(KINDS).index("uniform"),
             key="change",
             bind="query-params",
-            help="  \n".join(f"**{name}**: {widgets.md(text)}" for name, text in KINDS.items()),
+            help=_explained(KINDS),
         )
         flow = top[1].selectbox(
-            "Where it flows", list(FLOWS), format_func=FLOWS.get, key="reach", bind="query-params"
+            "Where it flows", list(FLOWS), key="reach", bind="query-params", help=_explained(FLOWS)
         )
         phase = top[2].selectbox(
-            "Phase", PHASES, format_func=_PHASE_WORDS.get, key="phase", bind="query-params"
+            "Phase", list(PHASES), key="phase", bind="query-params", help=_explained(PHASES)
         )
         hint = f"Spans of this prompt: {', '.join(spans)}." if spans else "This prompt has no spans."
         at = top[3].text_input(
@@ -124,7 +140,7 @@ def _settings(heads: tuple[Head, ...]) -> tuple[Change, dict[str, Any]]:
     return change, {"max_new_tokens": int(new), "temperature": float(warm), "seed": int(seed)}
 
 
-def _compared(change: Change, numbers: dict[str, Any]) -> Comparison | None:
+def _compared(change: Change, numbers: dict[str, Any]) -> Comparison:
     """Return the comparison of what is on the page; made now, while its texts grow on the screen, if it is new."""
     done = st.session_state.setdefault("intervene_done", {})
     key = (state.model(), state.prompt().text, change, *numbers.values())
@@ -179,6 +195,10 @@ def _show(found: Comparison) -> None:
         higher="the change makes the token likelier. In nats: −0.69 halves its probability.",
         control="the same change of as many random heads of the same layers.",
     )
+
+
+def _explained(choices: dict[str, str]) -> str:
+    return "  \n".join(f"**{name}**: {widgets.md(text)}" for name, text in choices.items())
 
 
 def _below(side: Side) -> str:

@@ -33,7 +33,6 @@ def draw(change: Change) -> None:
             "Metric",
             measures,
             index=measures.index("answer_logprob"),
-            format_func=lambda name: name.replace("_", " "),
             key="metric",
             bind="query-params",
         )
