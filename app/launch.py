@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
-from headscope.errors import BadOption, MissingData, RunError
+from headscope.errors import BadOption, MissingData
 
 UPLOAD_MB = 20
 _MAIN = Path(__file__).with_name("main.py")
-
-
-class CannotStart(RunError):
-    """The workbench's server did not start, or stopped by itself."""
 
 
 def command(*, port: int, address: str) -> list[str]:
@@ -50,27 +45,19 @@ def launch(runs: Path, *, port: int = 8501, address: str = "127.0.0.1", models: 
         address: 127.0.0.1 serves this machine only. Whoever reaches another address can use the app.
         models: How many models may be in memory at a time.
 
+    This process becomes the server, so that stopping the one stops the other.
+
     Raises:
-        MissingData: There is no such folder of runs, where one was named.
+        MissingData: The path names a file.
         BadOption: The port is taken, or the address is not this machine's.
-        CannotStart: The server stopped by itself.
     """
     if runs.exists() and not runs.is_dir():
         raise MissingData(f"{runs} is not a folder; give the folder that holds the runs.")
     port = free_port(address, port)
     shown = f"[{address}]" if ":" in address else address
     print(f"Headscope: http://{shown}:{port}  (Ctrl+C stops it)", flush=True)
-    process = subprocess.Popen(
-        command(port=port, address=address), env=environment(runs, models=models), stdout=sys.stderr
-    )
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
-        return
-    if code:
-        raise CannotStart(f"the server stopped with exit status {code}; its last lines above say why.")
+    server = command(port=port, address=address)
+    os.execve(server[0], server, environment(runs, models=models))
 
 
 def free_port(address: str, port: int) -> int:

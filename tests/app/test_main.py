@@ -84,6 +84,16 @@ def test_the_server_is_told_to_stay_on_this_machine_and_quiet():
     assert launch.environment(Path("some"), models=2)["HEADSCOPE_APP_RUNS"] == str(Path("some").resolve())
 
 
+def test_the_process_becomes_the_server_and_prints_its_address(monkeypatch, tmp_path, capsys):
+    started = []
+    monkeypatch.setattr("os.execve", lambda *given: started.append(given))
+    launch.launch(tmp_path / "runs", port=0, models=3)
+    ((program, arguments, environment),) = started
+    port = next(one for one in arguments if one.startswith("--server.port=")).rpartition("=")[2]
+    assert f"http://127.0.0.1:{port} " in capsys.readouterr().out
+    assert program == arguments[0] and environment["HEADSCOPE_APP_MODELS"] == "3"
+
+
 def test_a_taken_port_is_refused_before_anything_starts(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
