@@ -1,7 +1,8 @@
-"""Measure the workbench in a real browser: python benchmarks/app.py [--model organism/text] [--tokens 128] [--rounds 20].
+"""Measure the workbench in a real browser: python benchmarks/app.py [--model organism/text] [--tokens 128].
 
 Two waits of a reader, from the key press or click to the frame that shows the result: another head (the promise is
-300 ms) and another prompt (1 s), on the patterns page with the model loaded. Needs the `playwright` package and Chromium.
+300 ms) and another prompt (1 s), on the patterns page with the model loaded. Needs the `playwright` package and
+Chromium.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ NEXT_HEAD = """async () => {
 }"""
 NEW_PROMPT = """async ([first, start]) => {
   const frame = () => new Promise(requestAnimationFrame);
-  const shown = () => [...document.querySelectorAll('*')].map((e) => e.shadowRoot?.querySelector('.words')).find(Boolean)
-    ?? document.querySelector('.words');
+  const roots = () => [document, ...[...document.querySelectorAll('*')].map((e) => e.shadowRoot).filter(Boolean)];
+  const shown = () => roots().map((root) => root.querySelector('.words')).find(Boolean);
   for (;;) {
     await frame();
     const words = shown();
