@@ -39,7 +39,12 @@ class Agreement:
     @property
     def words(self) -> str:
         """The agreement in one sentence."""
-        rho = interval(self.rank_correlation, self.low, self.high) if self.n_heads > 2 else "not defined"
+        known = np.isfinite(self.rank_correlation)
+        rho = (
+            interval(self.rank_correlation, self.low, self.high)
+            if known
+            else "not defined, a score is constant,"
+        )
         return f"Rank agreement (Spearman's ρ) {rho} over {self.n_heads} heads."
 
 

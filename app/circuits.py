@@ -58,7 +58,7 @@ def _graph(whole: pd.DataFrame) -> None:
         help="Q: queries, K: keys, V: values of the later head.",
     )
     top = float(whole["times_chance"].iloc[0])
-    start = float(whole["times_chance"].iloc[min(_MOST, len(whole)) - 1])
+    start = min(top, max(1.0, float(whole["times_chance"].iloc[min(_MOST, len(whole)) - 1])))
     if not 0 <= float(st.session_state.get("threshold", start)) <= top:
         st.session_state.pop("threshold", None)
     threshold = right.slider(

@@ -26,7 +26,7 @@ FLOWS = {
     "total": "everything that comes later feels the change",
     "direct": "only the logits feel it: what the head writes changes at the last norm, and nowhere before",
 }
-_TITLES = {"clean": "Clean", "changed": "Changed", "control": "Random heads, same layers"}
+_TITLES = {"clean": "Clean", "changed": "Changed", "control": "Random control"}
 _KEPT = 8  # comparisons that a tab keeps
 
 
@@ -136,7 +136,10 @@ def _settings(heads: tuple[Head, ...]) -> tuple[Change, dict[str, Any]]:
         warm = low[1].number_input("Temperature", 0.0, 5.0, 0.0, 0.1, key="temperature", bind="query-params")
         seed = low[2].number_input("Seed", 0, 10**6, 0, key="seed", bind="query-params")
         low[3].form_submit_button("Compare", type="primary", icon=":material/play_arrow:")
-    change = Change(kind, heads, gain=float(gain), phase=phase, positions=read_positions(at), flow=flow)
+    positions = None
+    with widgets.guard():
+        positions = read_positions(at)
+    change = Change(kind, heads, gain=float(gain), phase=phase, positions=positions, flow=flow)
     return change, {"max_new_tokens": int(new), "temperature": float(warm), "seed": int(seed)}
 
 
@@ -172,7 +175,7 @@ def _show(found: Comparison) -> None:
             st.subheader(_TITLES[name], anchor=False)
             side: Side | None = getattr(found, name)
             if side is None:
-                st.caption("There are no other heads in these layers.")
+                st.caption("There are no other heads in these layers to compare with.")
                 continue
             st.caption(_below(side))
             numbers = side.logprobs if name == "clean" else side.deltas
@@ -209,7 +212,8 @@ def _below(side: Side) -> str:
         if side.first_difference is None
         else f"differs from token {side.first_difference} on"
     )
-    return f"{', '.join(map(str, side.heads))} · {same} · Δ log-prob under each token"
+    whose = ", of the same layers" if side.name == "control" else ""
+    return f"{', '.join(map(str, side.heads))}{whose} · {same} · Δ log-prob under each token"
 
 
 def _export(change: Change, numbers: dict[str, Any]) -> None:

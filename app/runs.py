@@ -83,9 +83,13 @@ def _open(run: Run, name: str) -> None:
     whole = scores.table()
     first = whole.dropna(subset=["score"]).head(_SHOWN)
     grid = scores.heatmap(dark=dark)
+    shown = scores.heatmap(dark=dark)
+    head = state.head()
+    if head.layer < scores.values.shape[0] and head.index < scores.values.shape[1]:
+        widgets.select_in_grid(shown, head, dark=dark)
     left, right = st.columns([3, 2], gap="medium")
     with left:
-        widgets.figure(grid, key="runs_grid", on_select=lambda: _pick("runs_grid"))
+        widgets.figure(shown, key="runs_grid", on_select=lambda: _pick("runs_grid"))
         st.caption("A click selects the head on every page.")
     with right:
         bars = top_bars(
@@ -160,31 +164,26 @@ def _compare(one: Run, two: Run, name: str, other: str) -> None:
     if labels[0] == labels[1]:
         labels = [f"{label} ({run})" for label, run in zip(labels, (name, other), strict=True)]
     st.markdown(f"**{widgets.md(found.words)}** {widgets.md(describe_overlap(found))}")
-    left, right = st.columns([3, 2], gap="medium")
-    with left:
-        scatter = score_scatter(
-            one.scores.values,
-            two.scores.values,
-            x_name=labels[0],
-            y_name=labels[1],
-            selected=state.head(),
-            dark=widgets.dark(),
-        )
-        widgets.figure(scatter, key="runs_scatter", on_select=lambda: _pick("runs_scatter"))
-    with right:
-        st.dataframe(found.overlap, hide_index=True)
-        widgets.about(
-            "Overlap of the first heads",
-            formula="how many of the first k heads are the same in both runs.",
-            higher="the two scores point at the same heads.",
-            control="two tops chosen at random share k² / n heads on average; chance_low to chance_high holds 95 % of "
-            "such pairs, and p is the share that has at least as many in common.",
-        )
-        widgets.about(
-            "Rank agreement",
-            formula="Spearman's ρ over heads that have both scores; 95 % bootstrap interval over heads.",
-            higher="1 is the same order, 0 none in common, −1 the reverse.",
-        )
+    head = state.head()
+    here = head.layer < one.scores.values.shape[0] and head.index < one.scores.values.shape[1]
+    scatter = score_scatter(
+        one.scores.values,
+        two.scores.values,
+        x_name=labels[0],
+        y_name=labels[1],
+        selected=head if here else None,
+        dark=widgets.dark(),
+    )
+    widgets.figure(scatter, key="runs_scatter", on_select=lambda: _pick("runs_scatter"))
+    st.dataframe(found.overlap, hide_index=True)
+    widgets.about(
+        "Rank agreement and overlap",
+        formula="ρ: Spearman's correlation over heads that have both scores, 95 % bootstrap interval over heads. Both: "
+        "how many of the first k heads are the same in both runs.",
+        higher="the two scores point at the same heads; ρ = 1 is the same order, 0 none in common, −1 the reverse.",
+        control="two tops chosen at random share k² / n heads on average; chance_low to chance_high holds 95 % of such "
+        "pairs, and p is the share that has at least as many in common.",
+    )
     python = (
         "from headscope.analysis.compare_runs import agree\nfrom headscope.analysis.run import load_run\n\n"
         f"one = load_run({str(one.folder)!r})\ntwo = load_run({str(two.folder)!r})\n"

@@ -132,7 +132,7 @@ def score_arguments(
     """Write the arguments of `headscope score`; foreign text stands behind an equals sign, so it is never an option."""
     given = ["score", method, f"--model={model}", f"--out={out}", f"--seed={seed}"]
     given += [f"--data={data}"] if data else []
-    given += [f"-n={n}"] if n else []
+    given += ["-n", str(n)] if n else []
     return (*given, *(f"--set={option}" for option in options))
 
 

@@ -1,0 +1,113 @@
+"""The Intervene page: what it shows at once, what the address may ask for, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from headscope.analysis.uploads import uploaded_prompts
+from headscope.errors import BadPrompts
+
+Open = Callable[..., AppTest]
+COPY = "apple banana orange apple"
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def texts(at: AppTest) -> str:
+    """Everything written on the page, without the escapes of Markdown."""
+    parts = [*at.markdown, *at.caption, *at.error, *at.warning, *at.info]
+    return "\n".join(part.value for part in parts).replace("\\", "")
+
+
+def test_it_compares_the_selected_head_at_once(open_page: Open):
+    at = open_page("intervene", layer=2, head=1, prompt=COPY, new=3)
+    assert not at.exception and not at.error and not at.warning
+    assert [part.value for part in at.subheader][:3] == ["Clean", "Changed", "Random control"]
+    assert (
+        "uniform of L2H1" in texts(at)
+        and "differs from token 0 on" in texts(at)
+        and "same text as clean" in texts(at)
+    )
+    command, python = (part.value for part in at.code)
+    assert "--ablate L2H1 --how uniform --max-new-tokens 3" in command
+    assert "Change('uniform', 'L2H1')" in python
+
+
+def test_the_address_holds_the_whole_change(open_page: Open):
+    address = {
+        "from": "typed",
+        "heads": "L0H2",
+        "change": "scale",
+        "gain": "-1.0",
+        "reach": "direct",
+        "phase": "decode",
+    }
+    at = open_page("intervene", prompt=COPY, new=2, at="-1", **address)
+    assert not at.exception and not at.error and not at.warning
+    assert "scale ×-1 of L0H2, positions -1, decode, direct effect on the logits" in texts(at)
+    (python,) = (part.value for part in at.code)
+    assert "Change('scale', 'L0H2', gain=-1, phase='decode', positions=(-1,), flow='direct')" in python
+    assert "no option for the direct effect and single positions" in texts(at)
+
+
+def test_the_first_heads_of_a_score_can_be_changed(open_page: Open):
+    at = open_page(
+        "intervene", prompt=COPY, new=2, method="induction", first=1, **{"from": "the first of a score"}
+    )
+    assert not at.exception and not at.error
+    assert "uniform of L2H1" in texts(at)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ({"change": "zeroo"}, "Nearest: zero"),
+        ({"gain": "many"}, "not a number from -100 to 100"),
+        ({"new": "100000"}, "not a whole number from 1 to 200"),
+        ({"from": "typed", "heads": "L9H9"}, "has layers 0-2 and heads 0-3"),
+        ({"from": "typed", "heads": "5,x"}, "is not a head"),
+        ({"at": "needle"}, "no prompt has a span of this name"),
+        ({"at": "1, b"}, "write whole numbers with commas between"),
+        ({"change": "resample"}, "corrupted"),
+        ({"set": "poems"}, "Choose from: repeated, needle"),
+    ],
+)
+def test_what_cannot_be_is_said_and_the_page_goes_on(open_page: Open, address, said):
+    at = open_page("intervene", **({"prompt": COPY, "new": 1, "layer": 2, "head": 1} | address))
+    assert not at.exception
+    assert said in texts(at), texts(at)
+    assert "Effect on a set of prompts" in [part.value for part in at.subheader]
+
+
+def test_a_prompt_is_text(open_page: Open):
+    at = open_page("intervene", prompt=EVIL, new=2, layer=2, head=1)
+    assert not at.exception
+    shown = [part.value for part in (*at.markdown, *at.caption)] + [
+        str(part.proto.body) for part in at.get("html")
+    ]
+    assert all("<img" not in part.replace("\\<", "") for part in shown)
+
+
+def test_measuring_shows_the_effect_on_prompts(open_page: Open):
+    at = open_page("intervene", prompt=COPY, new=1, n=4, layer=2, head=1)
+    next(button for button in at.button if button.label == "Measure").click()
+    at.run()
+    assert not at.exception and not at.error
+    assert "answer logprob moves by" in texts(at) and "The two" in texts(at)
+    table = at.dataframe[0].value
+    assert list(table["arm"]) == ["clean", "changed", "control", "changed - control"]
+
+
+def test_uploads_are_small_and_read_as_prompts_only():
+    line = json.dumps({"text": "a b", "answer": " c"}).encode()
+    assert uploaded_prompts("../../my prompts.jsonl", line).name == "my-prompts"
+    with pytest.raises(BadPrompts, match="at most 2 MB"):
+        uploaded_prompts("big.jsonl", b" " * 2_000_001)
+    with pytest.raises(BadPrompts, match="at most 3 are taken"):
+        uploaded_prompts("many.jsonl", b"\n".join([line] * 4), max_prompts=3)
+    with pytest.raises(BadPrompts, match=r"bad\.jsonl:1") as caught:
+        uploaded_prompts("bad.jsonl", b"\x80\x04\x95pickle")
+    assert "headscope-upload" not in str(caught.value)
