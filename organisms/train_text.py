@@ -3,10 +3,9 @@
 Run once; the result is committed. `python -m headscope.organisms.train_text --out DIR` is seeded and resumable: a
 checkpoint is written every few hundred steps and picked up by the next call. Under two hours on 2 cores.
 
-Training starts on repeated sequences and needles alone, since induction heads take longest to form, then mixes all
-skills with equal weight per skill, not per token. Once the skills are there, a penalty on what heads write to the
-residual stream makes heads share the work out: without it all eight heads of one layer copy, and no experiment could
-tell them apart.
+Training starts with half of the examples repeated sequences, since induction heads take longest to form, then mixes
+all skills with equal weight per skill, not per token. A penalty on attention to anything but `<s>` lets heads rest when
+they are not needed, as heads of large models do, and makes them share the work out.
 """
 
 from __future__ import annotations
@@ -16,10 +15,14 @@ import json
 import math
 import random
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -29,7 +32,7 @@ from ..datasets.skills.writing import filler
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 PAD, BOS, EOS = 0, 1, 2
-FIRST = ("repeated", "needle")
+TIED = "lm_head.weight"  # the embedding again
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -52,9 +55,15 @@ def build_model(seed: int) -> LlamaForCausalLM:
         LlamaConfig(
             vocab_size=len(SPECIAL) + len(words()), hidden_size=128, intermediate_size=384, num_hidden_layers=4,
             num_attention_heads=8, num_key_value_heads=4, head_dim=32, max_position_embeddings=256,
-            tie_word_embeddings=True, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, initializer_range=0.05,
+            tie_word_embeddings=True, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, initializer_range=0.03,
         )
     )  # fmt: skip
+    with torch.no_grad():
+        # What layers write starts small beside the embedding, so that no head begins as a large part of the stream.
+        model.model.embed_tokens.weight.mul_(0.2 / 0.03)
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.mul_(8**-0.5)
+            layer.mlp.down_proj.weight.mul_(8**-0.5)
     return model
 
 
@@ -70,10 +79,9 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 def fast_logits(
     model: LlamaForCausalLM, tokens: torch.Tensor, dtype: torch.dtype = torch.bfloat16
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits [batch, pos, vocab] for right-padded tokens, computed in `dtype`, and what heads write.
+    """Return logits [batch, pos, vocab] for right-padded tokens, computed in `dtype`, and where heads look.
 
-    The second value [layer, batch, pos, head] is the length of the vector a head adds to the residual stream, as a
-    share of the length of the stream after the layer's attention.
+    The second value [layer, batch, pos, head] is the attention that a query pays to anything but `<s>`.
 
     The same function as `model(tokens)`, written out: on CPUs the fused attention's backward pass takes half of the
     training time, and plain products of all query heads of a key-value head at once take a tenth of it.
@@ -87,33 +95,26 @@ def fast_logits(
     future = torch.full((width, width), -1e9).triu(1)
     embedding = model.model.embed_tokens.weight
     x = F.embedding(tokens, embedding)
-    written = []
+    at_work = []
     for layer in model.model.layers:
         attention, mlp = layer.self_attn, layer.mlp
         h = _rms_norm(x, layer.input_layernorm.weight, config.rms_norm_eps).to(dtype)
-        weight = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)).to(
-            dtype
-        )
-        heads = (h @ weight.T).unflatten(-1, (n_query + 2 * n_kv, size)).transpose(1, 2)
+        weight = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight))
+        heads = (h @ weight.to(dtype).T).unflatten(-1, (n_query + 2 * n_kv, size)).transpose(1, 2)
         q, k, v = heads.split((n_query, n_kv, n_kv), 1)
         q = _rotate(q, cos, sin).reshape(-1, share * width, size)
         k, v = _rotate(k, cos, sin).reshape(-1, width, size), v.reshape(-1, width, size)
         scores = torch.bmm(q, k.transpose(1, 2)).view(-1, share, width, width).float() * size**-0.5 + future
-        pattern = scores.softmax(-1).to(dtype).view(-1, share * width, width)
+        pattern = scores.softmax(-1)
+        at_work.append(1 - pattern[..., 0].view(-1, n_query, width).transpose(1, 2))
+        pattern = pattern.to(dtype).view(-1, share * width, width)
         z = torch.bmm(pattern, v).view(-1, n_query, width, size).transpose(1, 2)
-        out = attention.o_proj.weight.to(dtype)
-        # |z W|^2 = z (W W^T) z, head by head: cheaper than the vectors themselves.
-        heads_out = out.T.unflatten(0, (n_query, size))
-        squared = (z.transpose(0, 2).flatten(1, 2) @ (heads_out @ heads_out.mT)).unflatten(1, (width, -1))
-        squared = (squared.transpose(0, 2) * z).float().sum(-1)
-        x = x + z.flatten(2) @ out.T
-        written.append((squared.clamp(min=0) + 1e-6).sqrt() / x.norm(dim=-1, keepdim=True))
+        x = x + z.flatten(2) @ attention.o_proj.weight.to(dtype).T
         h = _rms_norm(x, layer.post_attention_layernorm.weight, config.rms_norm_eps).to(dtype)
         gate, up = (h @ torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)).to(dtype).T).chunk(2, -1)
         x = x + (F.silu(gate) * up) @ mlp.down_proj.weight.to(dtype).T
-    return _rms_norm(x, model.model.norm.weight, config.rms_norm_eps).to(dtype) @ embedding.to(
-        dtype
-    ).T, torch.stack(written)
+    x = _rms_norm(x, model.model.norm.weight, config.rms_norm_eps).to(dtype)
+    return x @ embedding.to(dtype).T, torch.stack(at_work)
 
 
 class Examples:
@@ -188,38 +189,35 @@ def train(
     model = build_model(seed)
     hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     other = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in n)]
-    muon = torch.optim.Muon(hidden, lr=peak, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(hidden, lr=peak, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     adam = torch.optim.AdamW(other, lr=peak, betas=(0.9, 0.98), weight_decay=0.0)
-    checkpoint, start = out / "checkpoint.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        muon.load_state_dict(state["muon"])
-        adam.load_state_dict(state["adam"])
-        start = state["step"]
+    checkpoint = out / "checkpoint.safetensors"
+    parts = {"model": model, "muon": muon, "adam": adam}
+    start = restore(checkpoint, parts) if checkpoint.exists() else 0
     later = dict.fromkeys(WRITERS, 8) | {"needle": 12, "documents": 12, "docstring": 12, "neutral": 4}
+    first = dict.fromkeys(later, 3) | {"repeated": 32, "needle": 12}
     model.train()
     begun, seen, shown, spent = time.perf_counter(), 0, 0.0, 0.0
     for step in range(start, steps):
         examples = Examples(seed * 1_000_003 + step)
-        mix = {"repeated": 44, "needle": 20} if step < first_steps else later
+        mix = first if step < first_steps else later
         rate = learning_rate(step, steps, peak)
         for optimizer in (muon, adam):
             optimizer.param_groups[0]["lr"] = rate
         for tokens, weights, real in examples.batch(mix, 4):
-            logits, written = fast_logits(model, tokens[:, :-1])
+            logits, at_work = fast_logits(model, tokens[:, :-1])
             loss = F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
             loss = loss.view(tokens.shape[0], -1)
             share = tokens.shape[0] / sum(mix.values())
             answer = (loss * weights[:, 1:]).sum()
             text = (loss * real[:, 1:]).sum() / real[:, 1:].sum() * share
-            # The logarithm presses hardest on heads that write little: a sum of lengths would not mind eight heads
-            # that each write an eighth of the same vector.
-            lengths = (written * real[:, 1:, None]).sum((1, 2)) / real[:, 1:].sum()  # layer head
-            spread = (1 + lengths / 0.01).log().sum() * share
+            # The logarithm presses hardest on heads that work little: a plain sum would not mind eight heads that each
+            # do an eighth of the same work.
+            mass = (at_work * real[:, 1:, None]).sum((1, 2)) / real[:, 1:].sum()  # layer head
+            busy = (1 + mass / 0.05).log().sum() * share
             weight = penalty * min(1.0, max(0.0, (step - penalty_from) / 300))
-            (answer + text_weight * text + weight * spread).backward()
-            spent += spread.item()
+            (answer + text_weight * text + weight * busy).backward()
+            spent += busy.item()
             shown += answer.item()
             seen += int(real.sum())
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -235,22 +233,49 @@ def train(
                 else {}
             )
             speed = seen / (time.perf_counter() - begun)
-            row = {"step": step + 1, "loss": round(shown / every, 4), "spread": round(spent / every, 3)}
+            row = {"step": step + 1, "loss": round(shown / every, 4), "busy": round(spent / every, 3)}
             print(json.dumps({**row, "tokens_per_s": round(speed), **rates}), flush=True)
             shown = spent = 0.0
-            torch.save(
-                {
-                    "model": model.state_dict(),
-                    "muon": muon.state_dict(),
-                    "adam": adam.state_dict(),
-                    "step": step + 1,
-                },
-                checkpoint.with_suffix(".tmp"),
-            )
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            save(checkpoint, parts, step + 1)
     model.eval()
     model.float().save_pretrained(out)
     build_tokenizer().save_pretrained(out)
+
+
+def save(path: Path, parts: Mapping[str, Any], step: int) -> None:
+    """Write model, optimizers and step to one safetensors file, whole or not at all."""
+    tensors = {}
+    for part, owner in parts.items():
+        state = owner.state_dict()
+        # An optimizer keeps its tensors per parameter number, under "state".
+        flat = (
+            {f"{n}.{k}": t for n, held in state["state"].items() for k, t in held.items()}
+            if part != "model"
+            else state
+        )
+        tensors |= {f"{part}/{name}": tensor.contiguous() for name, tensor in flat.items() if name != TIED}
+    unfinished = path.with_suffix(".tmp")
+    save_file(tensors, unfinished, metadata={"step": str(step)})
+    unfinished.replace(path)
+
+
+def restore(path: Path, parts: Mapping[str, Any]) -> int:
+    """Read what `save` wrote into the same parts, and return the step to go on with."""
+    with safe_open(path, "pt") as file:
+        step = int(file.metadata()["step"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    for part, owner in parts.items():
+        own = {name.removeprefix(f"{part}/"): t for name, t in tensors.items() if name.startswith(f"{part}/")}
+        if part == "model":
+            owner.load_state_dict(own, strict=False)
+            owner.tie_weights()
+            continue
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in own.items():
+            number, key = name.split(".", 1)
+            state.setdefault(int(number), {})[key] = tensor
+        owner.load_state_dict({"state": state, "param_groups": owner.state_dict()["param_groups"]})
+    return step
 
 
 @torch.no_grad()
@@ -282,13 +307,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2600)
-    parser.add_argument("--first-steps", type=int, default=450)
+    parser.add_argument("--first-steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--peak", type=float, default=3e-3)
+    parser.add_argument("--peak", type=float, default=2e-3)
     parser.add_argument("--text-weight", type=float, default=0.1)
-    parser.add_argument("--penalty", type=float, default=0.005, help="weight of what heads write")
+    parser.add_argument("--penalty", type=float, default=0.005, help="weight of heads at work")
     parser.add_argument(
-        "--penalty-from", type=int, default=1350, help="step at which the penalty begins to rise"
+        "--penalty-from", type=int, default=600, help="step at which the penalty begins to rise"
     )
     parser.add_argument("--every", type=int, default=100)
     train(**vars(parser.parse_args()))
