@@ -13,6 +13,7 @@ from ..hooks.heads import Head
 from ..hooks.info import ModelInfo
 from .files import read_json
 from .scores import HeadScores
+from .verification import TOP, Verification
 
 _MOST = 500  # entries of a folder that are looked at
 
@@ -52,7 +53,7 @@ def head_table(scores: Mapping[str, HeadScores | None], head: Head) -> pd.DataFr
 
     Returns:
         One row per score, in the order given: `name`, `score`, `low`, `high`, `chance`, `p`, `q`, `n`, `rank` (1 is
-        the highest), `of` (heads that have this score), `ran`, `causal`. All numbers are NaN where it was not run.
+        the first of `leading`), `of` (heads that have this score), `ran`, `causal`. All numbers are NaN where it was not run.
     """
     rows = []
     for name, one in scores.items():
@@ -63,12 +64,13 @@ def head_table(scores: Mapping[str, HeadScores | None], head: Head) -> pd.DataFr
         here = table[(table["layer"] == head.layer) & (table["head"] == head.index)]
         line = here.iloc[0]
         ran = bool(np.isfinite(line["score"]))
+        order = leading(one, len(table)).index
         rows.append(
             {
                 "name": name,
                 **{column: line[column] for column in ("score", "low", "high", "p", "q", "n")},
                 "chance": _mean(one.chance),
-                "rank": int(here.index[0]) + 1 if ran else np.nan,
+                "rank": order.get_loc(here.index[0]) + 1 if ran else np.nan,
                 "of": int(np.isfinite(one.values).sum()),
                 "ran": ran,
                 "causal": one.causal,
@@ -78,9 +80,35 @@ def head_table(scores: Mapping[str, HeadScores | None], head: Head) -> pd.DataFr
     return pd.DataFrame(rows, columns=columns)
 
 
-def grids(
-    scores: HeadScores,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def by_size(scores: HeadScores) -> bool:
+    """Whether heads are ordered by the size of the score: an effect far below zero is no small one."""
+    return scores.method.endswith("-effect")
+
+
+def leading(scores: HeadScores, k: int) -> pd.DataFrame:
+    """Return the first k rows of the table: highest score first, effects by their size."""
+    table = scores.table().dropna(subset=["score"])
+    if by_size(scores):
+        table = table.sort_values("score", key=np.abs, ascending=False, kind="stable")
+    return table.head(k)
+
+
+def standing(scores: HeadScores, check: Verification | None, head: Head) -> str:
+    """Say in words what is known about one head's score: from attention, from an intervention, or checked.
+
+    A causal check is about the heads that it changed, so a head that was not among them stays unchecked.
+    """
+    if by_size(scores):
+        return "from an intervention"
+    if check is None:
+        return "confirmed by intervention" if scores.causal else "from attention alone"
+    changed = max((arm.heads for arm in check.arms if arm.name == TOP), key=len, default=())
+    if head in changed:
+        return f"one of {len(changed)} heads that the causal check changed: {check.judgement}"
+    return "from attention alone; the causal check changed other heads"
+
+
+def grids(scores: HeadScores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the ends of the intervals and the number of prompts as grids, layer by head."""
     table = scores.table().sort_values(["layer", "head"])
     low, high, n = (table[name].to_numpy().reshape(scores.values.shape) for name in ("low", "high", "n"))

@@ -22,8 +22,12 @@ def draw(asked: Asked, scores: HeadScores | None) -> None:
         return
     found = results.have_check(asked)
     if found is None:
-        _unchecked(asked)
+        place = st.empty()
+        with place.container():
+            _unchecked(asked)
         found = results.have_check(asked)
+        if found is not None:
+            place.empty()
     if found is None:
         return
     st.markdown(f"{_ICONS.get(found.judgement, ':material/help:')} **{widgets.md(found.verdict)}**")
@@ -33,7 +37,7 @@ def draw(asked: Asked, scores: HeadScores | None) -> None:
             "heads."
         )
         widgets.figure(found.figure(dark=widgets.dark()), key="heads_check_figure")
-        st.dataframe(found.summary(), hide_index=True, key="heads_check_table")
+        st.dataframe(found.summary(), hide_index=True, key="heads_check_table", placeholder="–")
         for note in found.notes:
             st.caption(widgets.md(note))
         widgets.copy_as(python=python(asked, results.check_sizes(scores)))

@@ -9,18 +9,21 @@ import numpy as np
 import streamlit as st
 
 from headscope.analysis.effects import HOW
+from headscope.analysis.explain import explain_effect
 from headscope.analysis.figures import token_html
 from headscope.analysis.figures.bars import value_bars
 from headscope.analysis.figures.style import interval, number
 from headscope.analysis.registry import methods
-from headscope.analysis.shelf import head_table
+from headscope.analysis.shelf import head_table, standing
 from headscope.analysis.usual import LEFT_OUT
+from headscope.app import asked as asked_for
 from headscope.app import head_writes, results, state, widgets
 from headscope.app.results import EFFECT, Asked
 from headscope.hooks.heads import Head
 
 TABS = ("Scores", "Effects", "Usually", "Writes", "Neighbours")
 Ask = Callable[[str], Asked]
+_RUN_SCORES, _RUN_EFFECTS = "heads_run_scores", "heads_run_effects"
 
 
 def draw(asked: Asked, ask: Ask) -> None:
@@ -37,13 +40,7 @@ def draw(asked: Asked, ask: Ask) -> None:
     left.subheader(str(head), anchor=False)
     right.button("Clear", key="heads_clear", on_click=heads.close, icon=":material/close:", width="stretch")
     _line(asked, head)
-    wanted = st.query_params.get("card")
-    if wanted is not None and wanted not in TABS:
-        st.warning(
-            widgets.md(
-                f"The address asks for card={wanted!r}; the card has {', '.join(TABS)}. Shown: {TABS[0]}."
-            )
-        )
+    asked_for.one_of("card", TABS)
     tabs = st.tabs(list(TABS), key="card", on_change="rerun", bind="query-params")
     for tab, section in zip(tabs, (_scores, _effects, _usually, head_writes.draw, _neighbours), strict=True):
         if tab.open:
@@ -69,34 +66,34 @@ def _line(asked: Asked, head: Head) -> None:
         st.markdown(f"{widgets.md(asked.name)}: not run.")
         return
     said = interval(line["score"], line["low"], line["high"])
-    state_words = "from an intervention" if line["causal"] else "from attention alone"
-    check = results.have_check(asked) if not asked.name.endswith(EFFECT) else None
-    if check is not None:
-        state_words = f"causal check: {check.judgement}"
+    known = standing(scores, results.have_check(asked), head) if scores is not None else ""
     st.markdown(
         f"{widgets.md(asked.name)} **{widgets.md(said)}** · n={int(line['n'])} · rank {int(line['rank'])} of "
-        f"{int(line['of'])} · {widgets.md(state_words)}"
+        f"{int(line['of'])} · {widgets.md(known)}"
     )
 
 
 def _scores(head: Head, ask: Ask) -> None:
     """All scores of the head, run or not."""
     names = [*methods(), *[f"{results.RUN}{name}" for name in results.runs()]]
+    if st.session_state.pop(_RUN_SCORES, False):
+        for name in names:
+            with widgets.guard():
+                results.ask(ask(name))
     missing = [name for name in names if results.have(ask(name)) is None]
     if missing:
         st.button(
             f"Run {len(missing)} more scores",
             key="heads_all",
             icon=":material/play_arrow:",
-            on_click=lambda: st.session_state.update(heads_run_all=True),
+            on_click=lambda: st.session_state.update({_RUN_SCORES: True}),
         )
-    if st.session_state.pop("heads_run_all", False):
-        for name in missing:
-            with widgets.guard():
-                results.ask(ask(name))
-    table = head_table({name: results.have(ask(name)) for name in names}, head)
-    table["state"] = [_state(ask(name), ran, causal) for name, ran, causal in
-                      zip(table["name"], table["ran"], table["causal"], strict=True)]  # fmt: skip
+    found = {name: results.have(ask(name)) for name in names}
+    table = head_table(found, head)
+    table["state"] = [
+        "not run" if one is None else standing(one, results.have_check(ask(name)), head)
+        for name, one in found.items()
+    ]
     shown = {
         "name": "score",
         "score": st.column_config.NumberColumn("value", format="%.3f"),
@@ -120,26 +117,22 @@ def _scores(head: Head, ask: Ask) -> None:
     )
 
 
-def _state(asked: Asked, ran: bool, causal: bool) -> str:
-    if not ran:
-        return "not run"
-    check = results.have_check(asked)
-    if check is not None:
-        return f"causal check: {check.judgement}"
-    return "confirmed by intervention" if causal else "from attention alone"
-
-
 def _effects(head: Head, ask: Ask) -> None:
     """What changing the head does, four ways."""
     wanted = {how: ask(f"{how}{EFFECT}") for how in HOW}
+    if st.session_state.pop(_RUN_EFFECTS, False):
+        for one in wanted.values():
+            with widgets.guard():
+                results.ask(one)
     found = {how: results.have(one) for how, one in wanted.items()}
     missing = [how for how, one in found.items() if one is None]
-    if missing and st.button(
-        f"Run {', '.join(missing)} on all heads", key="heads_effects", icon=":material/play_arrow:"
-    ):
-        for how in missing:
-            with widgets.guard():
-                found[how] = results.ask(wanted[how])
+    if missing:
+        st.button(
+            f"Run {', '.join(missing)} on all heads",
+            key="heads_effects",
+            icon=":material/play_arrow:",
+            on_click=lambda: st.session_state.update({_RUN_EFFECTS: True}),
+        )
     first = next(iter(wanted.values()))
     metric = first.metric.replace("_", " ")
     table = head_table({how: found[how] for how in HOW}, head)
@@ -159,9 +152,16 @@ def _effects(head: Head, ask: Ask) -> None:
     widgets.figure(figure, key="heads_effects_figure")
     for line in table[table["ran"]].itertuples():
         st.caption(
-            f"{line.name}: {widgets.md(interval(line.score, line.low, line.high))}, q={widgets.md(number(line.q))} "
-            f"over {line.of} heads, n={int(line.n)}"
+            f"{line.name}: {widgets.md(interval(line.score, line.low, line.high))}, number {line.rank:.0f} of {line.of} "
+            f"heads by size, q={widgets.md(number(line.q))}, n={line.n:.0f}"
         )
+    told = explain_effect(HOW[0], first.flow, first.metric)
+    widgets.about(
+        "Effect of one head",
+        formula=told.formula,
+        higher=told.higher,
+        control=f"{told.control} The rank says how many other heads do as much.",
+    )
 
 
 def _usually(head: Head, ask: Ask) -> None:
@@ -172,6 +172,7 @@ def _usually(head: Head, ask: Ask) -> None:
         return
     kind = st.session_state.get("data") or kinds[0]
     left, right = st.columns([5, 1], vertical_alignment="bottom")
+    asked_for.number("draw", 0, 9999)
     seed = right.number_input("Draw", min_value=0, max_value=9999, key="draw", bind="query-params")
     left.caption(
         f"{results.N_PROMPTS} {widgets.md(kind)} prompts, sorted by this head's strongest look (attention weighted by "

@@ -10,6 +10,7 @@ from headscope.analysis.figures import head_grid
 from headscope.analysis.figures.bars import value_bars
 from headscope.analysis.figures.style import number, visible
 from headscope.analysis.writing import Spoken
+from headscope.app import asked as asked_for
 from headscope.app import results, widgets
 from headscope.hooks.heads import Head
 
@@ -17,12 +18,9 @@ from headscope.hooks.heads import Head
 def draw(head: Head, ask: Any) -> None:
     """Direct logit attribution, and the tokens that the head speaks for."""
     tokens = results.tokens()
-    place = st.session_state.get("at")
-    if place is not None and not 0 <= int(place) < len(tokens):
-        st.warning(
-            widgets.md(f"The prompt has tokens 0-{len(tokens) - 1}, not {place}; shown: the last one.")
-        )
-        st.session_state.pop("at")
+    asked_for.number("at", 0, len(tokens) - 1)
+    if st.session_state.get("at") is not None and st.session_state["at"] >= len(tokens):
+        del st.session_state["at"]  # of a longer prompt
     left, right = st.columns([1, 3], vertical_alignment="bottom")
     at = left.number_input("At token", 0, len(tokens) - 1, len(tokens) - 1, key="at", bind="query-params")
     right.markdown(f"`{int(at)}` {widgets.md(visible(tokens[int(at)]))}")

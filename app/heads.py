@@ -12,10 +12,10 @@ from headscope.analysis.figures import head_grid, score_scatter
 from headscope.analysis.figures.bars import value_bars
 from headscope.analysis.registry import methods
 from headscope.analysis.scores import HeadScores
-from headscope.analysis.shelf import grids
+from headscope.analysis.shelf import by_size, grids, leading
+from headscope.app import asked as asked_for
 from headscope.app import check_panel, head_card, results, state, widgets
 from headscope.app.results import Asked
-from headscope.errors import nearest
 from headscope.hooks.heads import Head
 from headscope.hooks.metrics import METRICS
 
@@ -76,22 +76,16 @@ def close() -> None:
 
 
 def choose(label: str, choices: Sequence[str], key: str, default: str, **more) -> str:
-    """Draw a select box whose value stands in the address; a value that is not a choice gives one sentence."""
-    asked = st.query_params.get(key)
-    if asked is not None and asked not in choices:
-        near = nearest(asked, choices)
-        st.warning(
-            widgets.md(f"The address asks for {key}={asked!r}, which is not here.{near} Shown: {default}.")
-        )
-    if st.session_state.get(key) not in choices:
-        st.session_state.pop(key, None)
+    """Draw a select box whose value stands in the address."""
     first = list(choices).index(default) if default in choices else 0
     return st.selectbox(label, list(choices), index=first, key=key, bind="query-params", **more)
 
 
 def _choices() -> tuple[Asked, Asked]:
     """Draw the row of choices: the score, the one beside it, and what effects are measured on."""
-    names = results.score_names()
+    names, kinds = results.score_names(), results.prompt_kinds()
+    for key, choices in (("against", names), ("data", kinds), ("metric", METRICS), ("flow", FLOW)):
+        asked_for.one_of(key, choices)
     left, middle, right, about = st.columns([3, 3, 2, 2], vertical_alignment="bottom")
     with left:
         name = state.method_selector(names, default=FIRST)
@@ -99,7 +93,6 @@ def _choices() -> tuple[Asked, Asked]:
         beside = choose("Against", names, "against", SECOND, help="The other axis of the scatter.")
     with right.popover("Effects: prompts, metric", width="stretch"):
         st.caption("What `…-effect` scores and the card's effects are measured on.")
-        kinds = results.prompt_kinds()
         if kinds:
             choose(f"Prompts ({results.N_PROMPTS})", kinds, "data", kinds[0])
         choose("Metric", list(METRICS), "metric", "answer_logprob")
@@ -201,9 +194,10 @@ def _grid(asked: Asked, scores: HeadScores | None, shape, selected, dark: bool):
 
 def _top(asked: Asked, scores: HeadScores, selected: Head | None, dark: bool, key: str) -> None:
     """The first heads with their intervals."""
-    table = scores.table().dropna(subset=["score"]).head(12)
+    table = leading(scores, 12)
+    by = " by size" if by_size(scores) else ""
     heads = [Head(int(layer), int(index)) for layer, index in zip(table["layer"], table["head"], strict=True)]
-    st.caption(f"The first {len(table)} heads, with 95 % intervals over prompts.")
+    st.caption(f"The first {len(table)} heads{by}, with 95 % intervals over prompts.")
     figure = value_bars(
         [str(head) for head in heads],
         table["score"].tolist(),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import streamlit as st
@@ -32,6 +33,7 @@ from headscope.app import models, state, widgets
 from headscope.datasets.prompts import PromptSet
 from headscope.hooks.encode import encode
 from headscope.hooks.heads import Head
+from headscope.hooks.info import ModelInfo
 
 T = TypeVar("T")
 RUN = "run: "
@@ -57,7 +59,7 @@ class Asked(NamedTuple):
     seed: int = 0
 
 
-@st.cache_resource(max_entries=200, show_spinner=False)
+@st.cache_resource(max_entries=400, show_spinner=False)
 def _box(choice: models.Choice, *key: Any) -> list[Any]:
     """The place where one result is kept; empty until it is made."""
     return []
@@ -78,14 +80,26 @@ def score_names() -> list[str]:
     return [*methods(), *[f"{how}{EFFECT}" for how in HOW], *[f"{RUN}{name}" for name in runs()]]
 
 
-def runs() -> dict[str, Any]:
+def runs() -> dict[str, Path]:
     """The runs of this model in the folder that the app was started with."""
-    return runs_of(state.runs_folder(), state.info())
+    info = state.info()
+    return _runs(str(state.runs_folder()), info.digest, info)
+
+
+@st.cache_data(max_entries=8, ttl=5, show_spinner=False)
+def _runs(folder: str, digest: str, _info: ModelInfo) -> dict[str, Path]:
+    return runs_of(folder, _info)
+
+
+def _key(what: str, asked: Asked) -> tuple[Any, ...]:
+    """What a result is kept under; a run's has the time of its manifest, so that a new one is read again."""
+    folder = runs().get(asked.name.removeprefix(RUN)) if asked.name.startswith(RUN) else None
+    return what, *asked, (folder / "manifest.json").stat().st_mtime_ns if folder else 0
 
 
 def have(asked: Asked) -> HeadScores | None:
     """The scores if they were made before."""
-    box = _box(state.model(), "scores", *asked)
+    box = _box(state.model(), *_key("scores", asked))
     return box[0] if box else None
 
 
@@ -105,7 +119,7 @@ def ask(asked: Asked) -> HeadScores:
             made.table()  # the intervals are kept with it
             return made
 
-        return _kept(("scores", *asked), make)
+        return _kept(_key("scores", asked), make)
 
 
 @contextmanager
@@ -133,10 +147,9 @@ def _make(model: Any, asked: Asked, progress: Callable[[int, int], None]) -> Hea
 
 def have_check(asked: Asked) -> Verification | None:
     """The causal check of these scores, if it ran."""
-    if asked.name.startswith(RUN):
-        path = runs().get(asked.name.removeprefix(RUN))
-        return load_run(path).verification if path is not None else None
-    box = _box(state.model(), "check", *asked)
+    box = _box(state.model(), *_key("check", asked))
+    if not box and asked.name.startswith(RUN) and asked.name.removeprefix(RUN) in runs():
+        box.append(load_run(runs()[asked.name.removeprefix(RUN)]).verification)
     return box[0] if box else None
 
 
@@ -149,7 +162,7 @@ def check(asked: Asked) -> Verification:
             fresh = default_prompts(model, get(asked.name).data, asked.seed + 1)
             return verify(model, scores, fresh, k=check_sizes(scores), seed=asked.seed, progress=progress)
 
-        return _kept(("check", *asked), make)
+        return _kept(_key("check", asked), make)
 
 
 def check_sizes(scores: HeadScores) -> tuple[int, ...]:

@@ -84,6 +84,8 @@ def head_of(event: Any) -> Head | None:
     points = ((event or {}).get("selection") or {}).get("points") or []
     for point in points:
         data = point.get("customdata")
+        if isinstance(data, dict):  # a row of a numpy array comes back by place: {"0": layer, "1": head}
+            data = [data[place] for place in sorted(data, key=int)]
         if data is not None and len(data) >= 2:
             return Head(int(data[0]), int(data[1]))
     return None

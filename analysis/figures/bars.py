@@ -86,7 +86,9 @@ def value_bars(
         tickvals=list(range(len(shown))), ticktext=shown, range=[len(shown) - 0.5, -0.5], showgrid=False
     )
     height = 26 * len(labels) + (100 if title or level is not None else 76)
-    finish(figure, dark, title, height=height, bargap=0.35, showlegend=False, dragmode=False)
+    # The nearest bar answers to the mouse anywhere in its row, so that short bars can be clicked too.
+    look = {"bargap": 0.35, "showlegend": False, "dragmode": False, "hovermode": "y"}
+    finish(figure, dark, title, height=height, clickmode="event+select", **look)
     if level is not None and not title:
         figure.update_layout(margin={"t": 30})
     return figure

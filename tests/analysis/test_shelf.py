@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from headscope.analysis.scores import HeadScores
-from headscope.analysis.shelf import grids, head_table, runs_of
+from headscope.analysis.shelf import grids, head_table, leading, runs_of, standing
+from headscope.analysis.verification import Arm, Verification
 from headscope.hooks.heads import Head
 
 MODEL: Any = SimpleNamespace(digest="abc", n_layers=2, n_heads=3)
@@ -51,6 +52,27 @@ def test_a_head_has_a_line_per_score_and_missing_ones_are_not_zero() -> None:
     assert np.isnan(table.loc["absent", "score"]) and not table.loc["absent", "ran"]
     empty = head_table({"m": scores}, Head(0, 2)).iloc[0]
     assert not empty["ran"] and np.isnan(empty["rank"])
+
+
+def test_effects_are_ordered_by_size() -> None:
+    values = np.array([[0.1, -3.0, 1.0]])
+    effect = HeadScores(values, None, "zero-effect")
+    assert leading(effect, 2)["head"].tolist() == [1, 2]
+    assert leading(HeadScores(values, None, "induction"), 2)["head"].tolist() == [2, 0]
+    assert head_table({"e": effect}, Head(0, 1)).loc[0, "rank"] == 1
+
+
+def test_a_check_speaks_only_of_the_heads_that_it_changed() -> None:
+    scores = HeadScores(np.array([[0.9, 0.1]]), None, "m")
+    clean, gone = np.zeros(8), np.full(8, -1.0)
+    arms = (Arm("top", 1, 0, (Head(0, 0),), gone), Arm("anywhere", 1, 1, (Head(0, 1),), clean))
+    check = Verification(clean, arms, "metric", "zero", "all", "m")
+    assert "that the causal check changed" in standing(scores, check, Head(0, 0))
+    assert standing(scores, check, Head(0, 1)).startswith("from attention alone")
+    assert standing(scores, None, Head(0, 0)) == "from attention alone"
+    assert (
+        standing(HeadScores(scores.values, None, "zero-effect"), None, Head(0, 0)) == "from an intervention"
+    )
 
 
 def test_grids_stand_where_the_heads_stand() -> None:
