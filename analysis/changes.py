@@ -23,6 +23,26 @@ KINDS: dict[str, str] = {
 """Every kind of change, with what it means."""
 
 
+PRESETS: dict[str, tuple[dict[str, Any], str]] = {
+    "remove": ({"kind": "zero", "phase": "all"}, "the plain ablation"),
+    "undifferentiated attention": (
+        {"kind": "uniform", "phase": "all"},
+        "attention spread evenly over all allowed keys; Zhou et al. 2024, arXiv:2410.13708, ablate safety heads so",
+    ),
+    "scaling contribution": (
+        {"kind": "scale", "gain": 1e-5, "phase": "all"},
+        "what the head writes is made vanishingly small; Zhou et al. 2024, arXiv:2410.13708",
+    ),
+    "retrieval masking": (
+        {"kind": "uniform", "phase": "decode"},
+        "the prompt is read unchanged, only new tokens are written without the head; Wu et al. 2024, arXiv:2404.15574",
+    ),
+    "reinforce": ({"kind": "scale", "gain": 2.0, "phase": "all"}, "what the head writes counts twice"),
+    "flip": ({"kind": "scale", "gain": -1.0, "phase": "all"}, "what the head writes is turned round"),
+}
+"""Changes with a name: their kind, gain and phase, and what they are."""
+
+
 @dataclass(frozen=True)
 class Change:
     """What to change.

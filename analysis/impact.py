@@ -94,9 +94,15 @@ class Impact:
             return f"{text}. There are no other heads in these layers to compare with."
         control, both = rows.loc["control"], rows.loc["changed - control"]
         text += f"; random heads of the same layers move it by {interval(control.effect, control.low, control.high)}."
-        apart = both.low > 0 or both.high < 0
-        difference = f"{interval(both.effect, both.low, both.high)}, p = {number(both.p)}"
-        return f"{text} The two {'differ' if apart else 'cannot be told apart'} ({difference})."
+        if not (both.low > 0 or both.high < 0):
+            words = "The two cannot be told apart"
+        elif abs(changed.effect) > abs(control.effect):
+            words = "That is more than random heads do"
+        else:
+            words = "That is less than random heads do"
+        return (
+            f"{text} {words} (difference {interval(both.effect, both.low, both.high)}, p = {number(both.p)})."
+        )
 
     def figure(self, *, dark: bool = False) -> Figure:
         """Draw the effects with their intervals."""

@@ -6,7 +6,14 @@ from typing import Any
 
 import streamlit as st
 
-from headscope.analysis.changes import KINDS, Change, compare_python, generate_command, read_positions
+from headscope.analysis.changes import (
+    KINDS,
+    PRESETS,
+    Change,
+    compare_python,
+    generate_command,
+    read_positions,
+)
 from headscope.analysis.compare import Comparison, Side, compare
 from headscope.analysis.figures.impact import delta_figure, delta_html
 from headscope.analysis.registry import methods
@@ -65,7 +72,16 @@ def _chosen() -> tuple[Head, ...]:
 def _heads() -> tuple[Head, ...]:
     """Draw the choice of heads."""
     asked.one_of("from", SOURCES)
-    left, right = st.columns([1, 2], vertical_alignment="bottom")
+    left, right, preset = st.columns([1, 2, 1], vertical_alignment="bottom")
+    preset.selectbox(
+        "Preset",
+        list(PRESETS),
+        index=None,
+        placeholder="none",
+        key="intervene_preset",
+        on_change=_preset,
+        help=_explained({name: words for name, (_, words) in PRESETS.items()}),
+    )
     source = left.selectbox("Heads to change", SOURCES, key="from", bind="query-params")
     if source == SOURCES[1]:
         known = sorted(methods())
@@ -92,6 +108,16 @@ def _heads() -> tuple[Head, ...]:
         return found
     right.caption("Click a cell of the head grid on the Heads page, or use Layer and Head in the sidebar.")
     return (state.head(),)
+
+
+def _preset() -> None:
+    """Fill the form as the chosen preset says."""
+    name = st.session_state.get("intervene_preset")
+    if name in PRESETS:
+        values, _ = PRESETS[name]
+        st.session_state["change"], st.session_state["phase"] = values["kind"], values["phase"]
+        if "gain" in values:
+            st.session_state["gain"] = values["gain"]
 
 
 def _settings(heads: tuple[Head, ...]) -> tuple[Change, dict[str, Any]]:
@@ -129,7 +155,7 @@ def _settings(heads: tuple[Head, ...]) -> tuple[Change, dict[str, Any]]:
             help=widgets.md(f"Whole numbers (0 is BOS, -1 the prompt's last token), or a span. {hint}"),
         )
         gain = top[4].number_input(
-            "Gain", -100.0, 100.0, 2.0, 0.5, key="gain", bind="query-params", help="For scale."
+            "Gain", -100.0, 100.0, 2.0, 0.5, format="%g", key="gain", bind="query-params", help="For scale."
         )
         low = st.columns([1, 1, 1, 2], vertical_alignment="bottom")
         new = low[0].number_input("New tokens", 1, 200, 16, key="new", bind="query-params")

@@ -93,7 +93,7 @@ def _show(found: Impact) -> None:
         st.info(widgets.md(note))
     widgets.figure(found.figure(dark=widgets.dark()), key="intervene_impact")
     table = found.table()
-    st.dataframe(table, hide_index=True)
+    st.dataframe(table, hide_index=True, placeholder="–")
     left, right = st.columns([1, 4])
     left.download_button(
         "Download CSV",

@@ -14,6 +14,7 @@ _WORDS = {
     "control": "random heads, same layers",
     "changed - control": "changed − random heads",
 }
+_LEAST = 0.1  # nats
 _STRONG = 3.0  # nats: from here on a token has its full colour
 _ORANGE, _BLUE = "214,106,22", "47,111,187"
 
@@ -119,7 +120,10 @@ def delta_figure(
     figure.update_xaxes(
         tickvals=list(range(len(short))), ticktext=[plain(piece) for piece in short], tickangle=-60
     )
-    figure.update_yaxes(title="Δ log-prob (nats)", zeroline=True)
+    ends = [value for values in deltas.values() for value in values if np.isfinite(value)]
+    # Rounding would fill the plot if the axis followed it: a tenth of a nat is the least it spans either way.
+    low, high = min([-_LEAST, *ends]), max([_LEAST, *ends])
+    figure.update_yaxes(title="Δ log-prob (nats)", zeroline=True, range=[1.06 * low, 1.06 * high])
     return finish(figure, dark, title, height=300, barmode="group", bargap=0.25)
 
 

@@ -37,7 +37,7 @@ def test_the_planted_head_matters_and_random_heads_do_not(planted, prompts):
     assert rows.loc["changed", "effect"] < -1 and rows.loc["changed", "high"] < 0
     assert abs(rows.loc["control", "effect"]) < 0.01
     assert rows.loc["changed - control", "low"] <= rows.loc["changed - control", "effect"] < -1
-    assert "The two differ" in found.verdict and "L2H1" in found.verdict
+    assert "more than random heads do" in found.verdict and "L2H1" in found.verdict
     assert seen[-1] == (4, 4)
     assert len(found.figure().data) == 4
 

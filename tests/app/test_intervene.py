@@ -96,7 +96,7 @@ def test_measuring_shows_the_effect_on_prompts(open_page: Open):
     next(button for button in at.button if button.label == "Measure").click()
     at.run()
     assert not at.exception and not at.error
-    assert "answer logprob moves by" in texts(at) and "The two" in texts(at)
+    assert "answer logprob moves by" in texts(at) and "more than random heads do" in texts(at)
     table = at.dataframe[0].value
     assert list(table["arm"]) == ["clean", "changed", "control", "changed - control"]
 
@@ -111,3 +111,11 @@ def test_uploads_are_small_and_read_as_prompts_only():
     with pytest.raises(BadPrompts, match=r"bad\.jsonl:1") as caught:
         uploaded_prompts("bad.jsonl", b"\x80\x04\x95pickle")
     assert "headscope-upload" not in str(caught.value)
+
+
+def test_a_preset_fills_the_form(open_page: Open):
+    at = open_page("intervene", prompt=COPY, new=1, layer=2, head=1)
+    at.selectbox(key="intervene_preset").set_value("scaling contribution").run()
+    assert not at.exception and not at.error
+    assert "scale ×1e-05 of L2H1" in texts(at)
+    assert "--scale L2H1=1e-05" in at.code[0].value
