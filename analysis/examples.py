@@ -10,7 +10,7 @@ from ..hooks.info import describe
 from .defaults import default_prompts
 
 _KINDS = ("repeated", "needle")  # what can be made for any model
-_FIRST = "ioi"  # short, and its answer is a copy that can be seen in a pattern
+_FIRST = "repeated"  # its induction heads can be seen at once, as a second diagonal
 
 
 def example_prompts(model: Any) -> dict[str, Prompt]:

@@ -25,6 +25,8 @@ def command(*, port: int, address: str) -> list[str]:
         "client.toolbarMode": "viewer",
         "theme.light.primaryColor": "#b3400f",
         "theme.dark.primaryColor": "#ff9a5a",
+        "theme.dark.backgroundColor": "#0e1117",
+        "theme.dark.secondaryBackgroundColor": "#1a202b",
     }
     # -P: the folder it is started in must not lend its modules to the app.
     start = [sys.executable, "-P", "-m", "streamlit", "run", str(_MAIN)]

@@ -29,35 +29,42 @@ def gallery(choice: models.Choice, text: str, dark: bool):
 def page() -> None:
     """Draw the page."""
     st.title("Patterns", anchor=False)
-    texts = _texts()
     weighted = _options()
-    columns = st.columns(len(texts), gap="medium") if len(texts) > 1 else [st.container()]
-    for index, (column, (name, text)) in enumerate(zip(columns, texts.items(), strict=True)):
+    texts = _texts()
+    read(state.model(), texts["Prompt"])  # a prompt that cannot be run is said once, and the page ends here
+    names, alone = list(texts), len(texts) == 1
+    for index, column in enumerate(_side_by_side(len(texts))):
         with column, widgets.guard():
-            if len(texts) > 1:
-                st.subheader(name, anchor=False)
-            _prompt(text, weighted, index, alone=len(texts) == 1)
-    _export(texts, weighted)
+            if not alone:
+                st.subheader(names[index], anchor=False)
+            _patterns(texts[names[index]], weighted, index, alone=alone)
+    _ways_to_look_closer(texts["Prompt"])
+    for index, column in enumerate(_side_by_side(len(texts))):
+        with column, widgets.guard():
+            _closer(texts[names[index]], weighted, index)
+    _export(texts["Prompt"], weighted)
+
+
+def _side_by_side(n: int) -> list:
+    return [st.container()] if n == 1 else st.columns(n, gap="medium")
 
 
 def _texts() -> dict[str, str]:
     """The prompts on show, by what they are called."""
-    prompt = state.prompt()
-    choices = [_NOTHING, *([_CORRUPTED] if prompt.corrupted else []), _TYPED]
-    if st.session_state.get("beside") not in choices:
-        st.session_state.pop("beside", None)
-    beside = st.session_state.get("beside", _NOTHING)
+    prompt, beside = state.prompt(), st.session_state["beside"]
+    texts = {"Prompt": prompt.text}
     if beside == _CORRUPTED:
-        return {"Prompt": prompt.text, "Corrupted": prompt.corrupted}
-    other = st.session_state.get("other", "")
-    return (
-        {"Prompt": prompt.text, "Beside it": other} if beside == _TYPED and other else {"Prompt": prompt.text}
-    )
+        texts["Corrupted"] = prompt.corrupted
+    elif beside == _TYPED and st.session_state["other"]:
+        texts["Beside it"] = st.session_state["other"]
+    return texts
 
 
 def _options() -> bool:
     """Draw the row of choices; return whether attention is weighted."""
-    prompt = state.prompt()
+    choices = [_NOTHING, *([_CORRUPTED] if state.prompt().corrupted else []), _TYPED]
+    if st.session_state.get("beside") not in choices:
+        st.session_state.pop("beside", None)
     left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
     kind = left.segmented_control(
         "Show",
@@ -68,12 +75,7 @@ def _options() -> bool:
         bind="query-params",
         help="Attention alone is no explanation: a head may look hard at a token and write nothing of it.",
     )
-    middle.selectbox(
-        "Beside the prompt",
-        [_NOTHING, *([_CORRUPTED] if prompt.corrupted else []), _TYPED],
-        key="beside",
-        bind="query-params",
-    )
+    middle.selectbox("Beside the prompt", choices, key="beside", bind="query-params")
     if st.session_state["beside"] == _TYPED:
         st.text_area("Prompt to put beside it", key="other", bind="query-params", height=80)
     with right:
@@ -87,11 +89,11 @@ def _options() -> bool:
     return kind != "attention"
 
 
-def _prompt(text: str, weighted: bool, index: int, *, alone: bool) -> None:
-    """Draw one prompt: the gallery, the chosen head's pattern, and one of three closer views."""
+def _patterns(text: str, weighted: bool, index: int, *, alone: bool) -> None:
+    """Draw all heads of one prompt small, and the chosen one large."""
     choice, head, dark = state.model(), state.head(), widgets.dark()
     looks = read(choice, text)
-    left, right = st.columns([5, 6], gap="medium") if alone else (st.container(), st.container())
+    left, right = st.columns(2, gap="medium") if alone else (st.container(), st.container())
     with left:
         st.caption("All heads. Click one. Colours show the square root of attention.")
         grid = gallery(choice, text, dark)
@@ -100,77 +102,62 @@ def _prompt(text: str, weighted: bool, index: int, *, alone: bool) -> None:
         widgets.figure(grid, key=key, on_select=lambda: _go_to(widgets.clicked_head(key)))
     with right:
         st.caption(f"{head}: each row is a token that looks, each column what it looks at.")
-        widgets.figure(
-            look_figures.head_figure(looks, head, weighted=weighted, dark=dark), key=f"patterns_large_{index}"
-        )
-    _closer(looks, head, weighted, index, dark)
+        large = look_figures.head_figure(looks, head, weighted=weighted, dark=dark)
+        widgets.figure(large, key=f"patterns_large_{index}")
 
 
-def _closer(looks: Looks, head: Head, weighted: bool, index: int, dark: bool) -> None:
-    """Draw the text view, the head view or the neuron view."""
-    n = len(looks.tokens)
-    if index == 0:
-        left, middle, right = st.columns([3, 2, 4], vertical_alignment="bottom")
-        left.segmented_control(
-            "Closer", _VIEWS, default=_VIEWS[0], required=True, key="view", bind="query-params"
+def _ways_to_look_closer(text: str) -> None:
+    """Draw the choice of view, the chosen token, and what the view needs to know besides."""
+    last = len(read(state.model(), text).tokens) - 1
+    left, middle, right = st.columns([3, 2, 4], vertical_alignment="bottom")
+    left.segmented_control(
+        "Closer", _VIEWS, default=_VIEWS[0], required=True, key="view", bind="query-params"
+    )
+    _keep_below("token", last)
+    middle.number_input(
+        "Token", 0, last, value=None, placeholder="the mouse", key="token", bind="query-params"
+    )
+    view, token = st.session_state["view"], st.session_state["token"]
+    if view == "Lines":
+        sizes = state.info()
+        names = [str(Head(layer, index)) for layer in range(sizes.n_layers) for index in range(sizes.n_heads)]
+        right.multiselect("Heads drawn with it", names, key="also", bind="query-params", max_selections=6)
+    elif view == "Neurons":
+        query = last if token is None else token
+        _keep_below("key", query)
+        right.number_input(
+            "looks at", 0, query, value=None, placeholder="its strongest key", key="key", bind="query-params"
         )
-        if st.session_state.get("token") is not None and st.session_state["token"] >= n:
-            st.session_state["token"] = n - 1
-        middle.number_input(
-            "Token",
-            min_value=0,
-            max_value=n - 1,
-            value=None,
-            placeholder="the mouse",
-            key="token",
-            bind="query-params",
-        )
-    view, token = st.session_state["view"], st.session_state.get("token")
+
+
+def _keep_below(key: str, last: int) -> None:
+    """Keep a chosen position inside a prompt that has become shorter."""
+    if st.session_state.get(key) is not None and st.session_state[key] > last:
+        st.session_state[key] = last
+
+
+def _closer(text: str, weighted: bool, index: int) -> None:
+    """Draw the text view, the head view or the neuron view of one prompt."""
+    head, dark = state.head(), widgets.dark()
+    looks = read(state.model(), text)
+    view, token, last = st.session_state["view"], st.session_state["token"], len(looks.tokens) - 1
+    token = None if token is None else min(token, last)
     if view == "Text":
-        st.caption(
-            "Warm: where the token looks. Grey line: who looks at it. "
-            + (
-                "Hover over a token; a click keeps it, a second click lets it go."
-                if n <= look_figures.MOST_HOVERED
-                else "This prompt is long: click a token to see where it looks."
-            )
-        )
+        hover = "Hover over a token; a click keeps it, a second click lets it go."
+        click = "This prompt is long: click a token to see where it looks."
+        how = hover if last < look_figures.MOST_HOVERED else click
+        st.caption(f"Warm: where the token looks. Grey line: who looks at it. {how}")
         data = look_figures.text_data(looks, head, token, weighted=weighted)
         views.tokens(data, key=f"patterns_text_{index}", on_pick=_pick)
     elif view == "Lines":
-        also = _also(right, head) if index == 0 else _also_heads(head)
+        also = [one for one in map(Head.parse, st.session_state["also"]) if one != head]
         data = look_figures.lines_data(looks, [head, *also], token)
         views.lines(data, key=f"patterns_lines_{index}", on_pick=_pick, dark=dark)
     else:
-        query = n - 1 if token is None else min(token, n - 1)
-        target = right if index == 0 else st
-        if st.session_state.get("key") is not None and st.session_state["key"] > query:
-            st.session_state["key"] = query
-        if index == 0:
-            target.number_input(
-                "looks at",
-                min_value=0,
-                max_value=query,
-                value=None,
-                placeholder="its strongest key",
-                key="key",
-                bind="query-params",
-            )
-        key = st.session_state.get("key")
+        query, key = last if token is None else token, st.session_state["key"]
         key = looks.strongest(head, query) if key is None else min(key, query)
         fig = look_figures.pair_figure(looks, head, query, key, dark=dark)
         widgets.figure(fig, key=f"patterns_neurons_{index}")
-
-
-def _also(place, head: Head) -> list[Head]:
-    sizes = state.info()
-    names = [str(Head(layer, index)) for layer in range(sizes.n_layers) for index in range(sizes.n_heads)]
-    place.multiselect("Heads drawn with it", names, key="also", bind="query-params", max_selections=6)
-    return _also_heads(head)
-
-
-def _also_heads(head: Head) -> list[Head]:
-    return [one for one in map(Head.parse, st.session_state.get("also", ())) if one != head]
 
 
 def _go_to(head: Head | None) -> None:
@@ -182,9 +169,9 @@ def _pick(position: int | None) -> None:
     st.session_state["token"] = position
 
 
-def _export(texts: dict[str, str], weighted: bool) -> None:
+def _export(text: str, weighted: bool) -> None:
     """Offer the Python for what is shown, and the pattern as a table and as a page."""
-    head, choice, text = state.head(), state.model(), texts["Prompt"]
+    head, choice = state.head(), state.model()
     python = "\n".join(
         [
             "import headscope",

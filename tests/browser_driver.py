@@ -17,7 +17,7 @@ from headscope.app import launch
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
-PATIENCE = 240.0  # seconds; a busy machine imports torch slowly
+PATIENCE = 90.0  # seconds; a busy machine imports torch slowly
 
 
 @contextmanager
@@ -36,7 +36,10 @@ def served(runs: Path, log: Path) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(30)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _wait_for(address: str, process: subprocess.Popen, log: Path) -> None:

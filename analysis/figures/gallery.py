@@ -8,7 +8,7 @@ from .png import png_address, shades
 from .style import finish, theme
 
 _GAP = 3  # pixels of background around each small picture
-_WIDE = 560  # pixels that the grid asks for across
+_WIDE = 420  # pixels that the grid asks for across
 
 
 def pattern_gallery(
@@ -40,7 +40,7 @@ def pattern_gallery(
             top, left = layer * cell + _GAP, head * cell + _GAP
             levels[top : top + side, left : left + side] = strength[layer, head]
     colours = [*shades(t.sequential), tuple(int(t.background[i : i + 2], 16) for i in (1, 3, 5))]
-    pixels = float(np.clip(_WIDE / n_heads, 28, 120))
+    pixels = float(np.clip(_WIDE / n_heads, 28, 96))
 
     layers, heads = (axis.ravel() for axis in np.indices((n_layers, n_heads)))
     figure = go.Figure(

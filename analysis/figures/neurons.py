@@ -66,7 +66,11 @@ def neuron_figure(
         )
         figure.update_yaxes(autorange="reversed", row=row, col=1)
         figure.update_xaxes(
-            showticklabels=row == 2, title_text="dimension" if row == 2 else None, row=row, col=1
+            showticklabels=row == 2,
+            title_text="dimension" if row == 2 else None,
+            title_standoff=2,
+            row=row,
+            col=1,
         )
     keys = _strongest(attention, scores, key_position)
     figure.add_trace(

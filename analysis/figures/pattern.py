@@ -74,10 +74,18 @@ def pattern_figure(
         )
     )
     keys = _labels(list(range(len(tokens))), shown, most=_MOST_UPRIGHT)
-    rows = _labels(queries, shown, most=_MOST_LABELS)
-    figure.update_xaxes(title="key", tickangle=-90, tickfont_size=11, showgrid=False, zeroline=False, **keys)
-    figure.update_yaxes(title="query", autorange="reversed", showgrid=False, zeroline=False, **rows)
     side = int(np.clip(22 * len(queries), 160, height - 150))
+    rows = _labels(queries, shown, most=side // 14)
+    figure.update_xaxes(title="key", tickangle=-90, tickfont_size=11, showgrid=False, zeroline=False, **keys)
+    figure.update_yaxes(
+        title="query",
+        title_standoff=10,
+        tickfont_size=11,
+        autorange="reversed",
+        showgrid=False,
+        zeroline=False,
+        **rows,
+    )
     return finish(figure, dark, title, height=side + 150)
 
 

@@ -10,6 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import headscope.app
+from headscope.analysis.figures import DARK, LIGHT
 from headscope.app import launch, models
 from headscope.errors import BadOption, MissingData, UnknownModel
 
@@ -81,6 +82,8 @@ def test_the_server_is_told_to_stay_on_this_machine_and_quiet():
     assert "--server.address=127.0.0.1" in options and "--server.port=1234" in options
     assert "--browser.gatherUsageStats=false" in options and "--server.fileWatcherType=none" in options
     assert f"--server.maxUploadSize={launch.UPLOAD_MB}" in options
+    assert f"--theme.dark.backgroundColor={DARK.background}" in options, "figures would stand in boxes"
+    assert f"--theme.light.primaryColor={LIGHT.accent}" in options
     assert launch.environment(Path("some"), models=2)["HEADSCOPE_APP_RUNS"] == str(Path("some").resolve())
 
 
