@@ -75,8 +75,10 @@ def compositions(model: Any) -> pd.DataFrame:
 
 def strongest(table: pd.DataFrame, *, through: str = "", threshold: float, most: int = 200) -> pd.DataFrame:
     """Keep the edges at or above a threshold in multiples of chance, by one way in or by all (empty)."""
-    kept = table[table["times_chance"] >= threshold]
-    return (kept[kept["through"] == through] if through else kept).head(most)
+    wanted = table["times_chance"] >= threshold
+    if through:
+        wanted &= table["through"] == through
+    return table.loc[wanted].head(most)
 
 
 def precision_recall(edges: pd.DataFrame, stated: Stated) -> tuple[float, float]:
@@ -86,9 +88,10 @@ def precision_recall(edges: pd.DataFrame, stated: Stated) -> tuple[float, float]
         Precision, the share of the edges that are stated (NaN without edges), and recall, the share of the stated ones
         that are there.
     """
+    columns = (edges[name].tolist() for name in ("writer", "reader", "through"))
     found = {
-        (Head.parse(row.writer), Head.parse(row.reader), str(row.through))
-        for row in edges.itertuples(index=False)
+        (Head.parse(writer), Head.parse(reader), str(way))
+        for writer, reader, way in zip(*columns, strict=True)
     }
     right = len(found & stated.edges)
     return (right / len(found) if found else float("nan")), right / len(stated.edges)

@@ -17,9 +17,7 @@ from headscope.analysis.changes import (
 from headscope.analysis.compare import Comparison, Side, compare
 from headscope.analysis.figures.impact import delta_figure, delta_html
 from headscope.analysis.registry import methods
-from headscope.analysis.score import score
-from headscope.analysis.scores import HeadScores
-from headscope.app import asked, models, prompt_effects, state, widgets
+from headscope.app import asked, models, prompt_effects, results, state, widgets
 from headscope.errors import BadOption, HeadscopeError
 from headscope.hooks.heads import Head, parse_heads
 
@@ -34,14 +32,8 @@ FLOWS = {
     "direct": "only the logits feel it: what the head writes changes at the last norm, and nowhere before",
 }
 _TITLES = {"clean": "Clean", "changed": "Changed", "control": "Random control"}
+_FIRST_SCORE = "induction"
 _KEPT = 8  # comparisons that a tab keeps
-
-
-@st.cache_data(max_entries=32, show_spinner="Scoring the heads …")
-def scores(choice: models.Choice, method: str) -> HeadScores:
-    """Score the heads on the prompts that the method asks for."""
-    with models.using(choice) as model:
-        return score(model, method)
 
 
 def page() -> None:
@@ -84,14 +76,16 @@ def _heads() -> tuple[Head, ...]:
     )
     source = left.selectbox("Heads to change", SOURCES, key="from", bind="query-params")
     if source == SOURCES[1]:
-        known = sorted(methods())
+        known = [*sorted(methods()), *(f"{results.RUN}{name}" for name in results.runs())]
+        asked.one_of("by", known)
         asked.number("first", 1, 64)
         with right:
             which, count = st.columns([2, 1], vertical_alignment="bottom")
-            with which:
-                method = state.method_selector(known)
+            by = which.selectbox(
+                "Score", known, index=known.index(_FIRST_SCORE), key="by", bind="query-params"
+            )
             k = count.number_input("How many", 1, 64, 1, key="first", bind="query-params")
-        return scores(state.model(), method).top(int(k))
+        return results.ask(results.Asked(by)).top(int(k))
     if source == SOURCES[2]:
         text = right.text_input(
             "Heads",

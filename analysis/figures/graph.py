@@ -40,7 +40,7 @@ def circuit_figure(
         The figure. Each node carries `customdata = [layer, head]`.
     """
     t, roles = theme(dark), roles or {}
-    true = {(tuple(writer), tuple(reader), way) for writer, reader, way in stated}
+    true = {((a, b), (c, d), way) for (a, b), (c, d), way in stated}
     drawn = [(_head(row["writer"]), _head(row["reader"]), row) for row in edges.to_dict("records")]
     strongest = max((row["score"] for _, _, row in drawn), default=1.0) or 1.0
     figure = go.Figure()

@@ -55,7 +55,7 @@ def test_the_address_holds_the_whole_change(open_page: Open):
 
 def test_the_first_heads_of_a_score_can_be_changed(open_page: Open):
     at = open_page(
-        "intervene", prompt=COPY, new=2, method="induction", first=1, **{"from": "the first of a score"}
+        "intervene", prompt=COPY, new=2, by="induction", first=1, **{"from": "the first of a score"}
     )
     assert not at.exception and not at.error
     assert "uniform of L2H1" in texts(at)
@@ -72,6 +72,8 @@ def test_the_first_heads_of_a_score_can_be_changed(open_page: Open):
         ({"at": "needle"}, "no prompt has a span of this name"),
         ({"at": "1, b"}, "write whole numbers with commas between"),
         ({"change": "resample"}, "corrupted"),
+        ({"from": "the first of a score", "by": "no-score"}, "by='no-score' in the address is not a choice"),
+        ({"from": "the first of a score", "first": "64"}, "only 12 of the 12 heads have a"),
         ({"set": "poems"}, "Choose from: repeated, needle"),
     ],
 )
