@@ -53,7 +53,8 @@ def head_table(scores: Mapping[str, HeadScores | None], head: Head) -> pd.DataFr
 
     Returns:
         One row per score, in the order given: `name`, `score`, `low`, `high`, `chance`, `p`, `q`, `n`, `rank` (1 is
-        the first of `leading`), `of` (heads that have this score), `ran`, `causal`. All numbers are NaN where it was not run.
+        the first of `leading`), `of` (heads that have this score), `ran`, `causal`. All numbers are NaN
+        where it was not run.
     """
     rows = []
     for name, one in scores.items():

@@ -152,8 +152,8 @@ def _effects(head: Head, ask: Ask) -> None:
     widgets.figure(figure, key="heads_effects_figure")
     for line in table[table["ran"]].itertuples():
         st.caption(
-            f"{line.name}: {widgets.md(interval(line.score, line.low, line.high))}, number {line.rank:.0f} of {line.of} "
-            f"heads by size, q={widgets.md(number(line.q))}, n={line.n:.0f}"
+            f"{line.name}: {widgets.md(interval(line.score, line.low, line.high))}, number {line.rank:.0f} "
+            f"of {line.of} heads by size, q={widgets.md(number(line.q))}, n={line.n:.0f}"
         )
     told = explain_effect(HOW[0], first.flow, first.metric)
     widgets.about(
@@ -193,7 +193,6 @@ def _neighbours(head: Head, ask: Ask) -> None:
     from headscope.app import heads
 
     table = results.composed(head)
-    clicks = st.session_state.get("heads_clicks", 0)
     places = st.columns(2, gap="medium")
     words = {"in": "It reads what these write", "out": "These read what it writes"}
     for place, direction in zip(places, ("in", "out"), strict=True):
@@ -218,7 +217,7 @@ def _neighbours(head: Head, ask: Ask) -> None:
                 level_name="chance",
                 dark=widgets.dark(),
             )
-            key = f"heads_{direction}_{clicks}"
+            key = f"heads_{direction}"
             widgets.figure(figure, key=key, on_select=lambda key=key: heads.select(key))
     widgets.about(
         "Composition score",

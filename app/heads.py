@@ -21,7 +21,7 @@ from headscope.hooks.metrics import METRICS
 
 FIRST, SECOND = "induction", "previous-token"
 HINT = "Click a head in the grid, in the scatter or in the list; its card opens here."
-_CLOSED_AT, _CLICKS = "heads_closed_at", "heads_clicks"
+_CLOSED_AT = "heads_closed_at"
 
 
 def page() -> None:
@@ -65,14 +65,11 @@ def open_card(head: Head) -> None:
     """Select a head and show its card; for callbacks."""
     state.select_head(head)
     st.session_state.pop(_CLOSED_AT, None)
-    # Charts keep the point that was clicked last; a new name lets the next click on it count as a click again.
-    st.session_state[_CLICKS] = st.session_state.get(_CLICKS, 0) + 1
 
 
 def close() -> None:
     """Clear the selection; for callbacks."""
     st.session_state[_CLOSED_AT] = state.head()
-    st.session_state[_CLICKS] = st.session_state.get(_CLICKS, 0) + 1
 
 
 def choose(label: str, choices: Sequence[str], key: str, default: str, **more) -> str:
@@ -151,15 +148,14 @@ def _scores(asked: Asked) -> HeadScores | None:
 
 def _finders(asked: Asked, scores: HeadScores | None, beside: Asked) -> None:
     """Draw grid, scatter and list; all three answer to clicks."""
-    dark, clicks = widgets.dark(), st.session_state.get(_CLICKS, 0)
+    dark = widgets.dark()
     selected = state.head() if is_open() else None
     sizes = state.info()
     grid, scatter, top = st.columns([4, 4, 3], gap="medium")
     with grid:
         st.caption("Every head; a cross means not run.")
-        key = f"heads_grid_{clicks}"
         figure = _grid(asked, scores, (sizes.n_layers, sizes.n_heads), selected, dark)
-        widgets.figure(figure, key=key, on_select=lambda: select(key))
+        widgets.figure(figure, key="heads_grid", on_select=lambda: select("heads_grid"))
     with scatter:
         other = _scores(beside)
         if scores is None or other is None:
@@ -174,13 +170,12 @@ def _finders(asked: Asked, scores: HeadScores | None, beside: Asked) -> None:
                 selected=selected,
                 dark=dark,
             )
-            key_scatter = f"heads_scatter_{clicks}"
-            widgets.figure(figure, key=key_scatter, on_select=lambda: select(key_scatter))
+            widgets.figure(figure, key="heads_scatter", on_select=lambda: select("heads_scatter"))
     with top:
         if scores is None:
             st.caption("The list appears when the score was run.")
         else:
-            _top(asked, scores, selected, dark, f"heads_top_{clicks}")
+            _top(asked, scores, selected, dark)
     if scores is not None:
         widgets.copy_as(command=command(asked), python=python(asked))
 
@@ -192,7 +187,7 @@ def _grid(asked: Asked, scores: HeadScores | None, shape, selected, dark: bool):
     return head_grid(scores.values, name=asked.name, low=low, high=high, n=n, selected=selected, dark=dark)
 
 
-def _top(asked: Asked, scores: HeadScores, selected: Head | None, dark: bool, key: str) -> None:
+def _top(asked: Asked, scores: HeadScores, selected: Head | None, dark: bool) -> None:
     """The first heads with their intervals."""
     table = leading(scores, 12)
     by = " by size" if by_size(scores) else ""
@@ -208,7 +203,7 @@ def _top(asked: Asked, scores: HeadScores, selected: Head | None, dark: bool, ke
         marked=[place for place, head in enumerate(heads) if head == selected],
         dark=dark,
     )
-    widgets.figure(figure, key=key, on_select=lambda: select(key))
+    widgets.figure(figure, key="heads_top", on_select=lambda: select("heads_top"))
     st.download_button(
         "Download all as CSV",
         data=lambda: scores.table().to_csv(index=False),

@@ -68,6 +68,7 @@ def value_bars(
                 for label, v, e in zip(shown, value, ends, strict=True)
             ],
             textposition="none",
+            unselected={"marker": {"opacity": 1}},  # which head is selected is said by colour
             hoverinfo="text",
         )
     )

@@ -137,6 +137,7 @@ def score_scatter(
             text=text,
             hoverinfo="text",
             showlegend=False,
+            unselected={"marker": {"opacity": 1}},  # which head is selected is said by its ring
         )
     )
     for a, b in sorted(named):
