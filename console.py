@@ -64,6 +64,8 @@ def typed_command() -> str:
 def score_lines(scores: HeadScores, top: int) -> list[str]:
     table = scores.table().dropna(subset=["score"]).head(top)
     lines = [f"{scores.method} of {scores.model} on {scores.data}; higher = {scores.higher}", ""]
+    if not len(table):
+        return [*lines, "No head has a score: no prompt counted.", *scores.notes]
     lines += ["head    score    low      high     q        n"]
     for row in table.itertuples(index=False):
         numbers = (

@@ -65,7 +65,8 @@ def draw_controls(
         seen[tuple(sorted(drawn))] = None
     if len(seen) < draws:
         notes.append(
-            f"{label}: {len(seen)} draws instead of {draws}, because only {n_sets} different sets exist."
+            f"{label}: {len(seen)} of {draws} draws, because no more than {n_sets} different "
+            f"{'set exists' if n_sets == 1 else 'sets exist'}."
         )
     return list(seen), notes
 

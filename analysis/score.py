@@ -12,8 +12,9 @@ from torch import Tensor
 from ..datasets.prompts import PromptSet
 from ..errors import EmptyPromptSet, MissingData
 from ..hooks.capture import each_pattern
-from ..hooks.encode import Batch, encode
+from ..hooks.encode import Batch, encode, some_of, unknown_words
 from ..hooks.info import describe
+from ..hooks.tokens import Codec
 from .defaults import as_prompt_set, default_prompts
 from .registry import Measured, Method, get
 from .scores import FROM_ATTENTION, HeadScores, Source
@@ -34,7 +35,7 @@ def score(model: Any, method: str, prompts: Any = None, *, seed: int = 0, **opti
         **options: Of the method; text is converted to the option's type.
 
     Returns:
-        The scores. Their `causal` is False until `verify` has run.
+        The scores. Their `causal` is False until `verify` has run, unless the method itself intervenes.
 
     Raises:
         UnknownMethod: There is no such method.
@@ -144,9 +145,12 @@ def _named(
     model: Any, one: Method, options: Mapping[str, Any], data: PromptSet, measured: Measured, seed: int
 ) -> HeadScores:
     info = describe(model)
-    samples = np.asarray(measured.samples, dtype=np.float64)
-    values = measured.values if measured.values is not None else _mean(samples)
-    notes = (*measured.notes, *_uncounted(samples, measured), FROM_ATTENTION)
+    samples = None if measured.samples is None else np.asarray(measured.samples, dtype=np.float64)
+    assert samples is not None or measured.values is not None, f"{one.name} returned no scores"
+    values = measured.values if samples is None or measured.values is not None else _mean(samples)
+    assert values is not None
+    alone = () if one.intervenes else (FROM_ATTENTION,)
+    notes = (*measured.notes, *_uncounted(samples, measured), *unknown_note(model, data), *alone)
     return HeadScores(
         values=values,
         samples=samples,
@@ -158,7 +162,19 @@ def _named(
         higher=one.higher,
         chance=measured.chance,
         alternative=one.alternative or "two-sided",
+        causal=one.intervenes,
         notes=notes,
+    )
+
+
+def unknown_note(model: Any, data: PromptSet) -> tuple[str, ...]:
+    """Say which words of the prompts the model cannot read; nothing if it can read them all."""
+    words, n_prompts = unknown_words(Codec.of(model), data)
+    if not words:
+        return ()
+    return (
+        f"{n_prompts} of {len(data)} prompts of {data.name} hold words that the model has no token for and reads as "
+        f"{model.tokenizer.unk_token}: {some_of(words)}.",
     )
 
 
@@ -169,10 +185,12 @@ def _mean(samples: Float[np.ndarray, "example layer head"]) -> Float[np.ndarray,
         return np.where(n > 0, np.nansum(samples, axis=0) / n, np.nan)
 
 
-def _uncounted(samples: np.ndarray, measured: Measured) -> tuple[str, ...]:
+def _uncounted(samples: np.ndarray | None, measured: Measured) -> tuple[str, ...]:
     """Say how many prompts gave no score, unless the method has said so in its own words."""
+    if measured.notes or samples is None:
+        return ()
     missing = int((~np.isfinite(samples).any(axis=(1, 2))).sum())
-    if measured.notes or not missing:
+    if not missing:
         return ()
     return (
         f"{missing} of {len(samples)} prompts gave no score: what the method asks about does not occur in them.",

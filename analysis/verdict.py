@@ -74,7 +74,7 @@ def judge(
         strongest = max(specific, key=lambda k: abs(top[k]["effect"]))
         more = f" {told.at(strongest)}" if strongest != first else ""
         if below and all(states[k] == "absent" for k in below):
-            words = f"Redundant: it breaks at k={first}. {told.little(below)} {told.at(first)}{more}"
+            words = f"Redundant. {told.little(below)}; changing {first} breaks it. {told.at(first)}{more}"
             return Judgement("redundant", words)
         from_k = f" from k={first} on; below, the prompts are too few to tell" if below else ""
         return Judgement("causal", f"Causal{from_k}. {told.at(first)}{more}")
@@ -143,8 +143,15 @@ class _Telling:
         return "; ".join(said) + "."
 
     def little(self, ks: Sequence[int]) -> str:
-        parts = [f"k={k} {_signed(self.top[k])}" for k in ks]
-        return f"The first heads alone do no more than random ones ({', '.join(parts)})."
+        parts = [f"k={k}: {_signed(self.top[k])}" for k in ks]
+        which = (
+            "the top head"
+            if ks == [1]
+            else f"the top {ks[-1]} heads or fewer"
+            if len(ks) > 1
+            else f"the top {ks[0]}"
+        )
+        return f"Changing {which} moves {self.metric} no further than random heads do ({', '.join(parts)})"
 
     def no_more(self, ks: Sequence[int], margin: float) -> str:
         span = f"k={ks[0]}" if len(ks) == 1 else f"every k from {ks[0]} to {ks[-1]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,9 @@ from torch import Tensor
 from ..datasets.prompts import Prompt, PromptSet
 from ..errors import BadOption, BadPrompts, EmptyPromptSet
 from .tokens import Codec, Tokens, span_mask
+
+_log = logging.getLogger("headscope")
+_told: set[tuple[str, str]] = set()  # model and word, so that each is named once
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def encode(
     BOS is prepended where the tokenizer does so or the model's configuration asks for it, as
     `model.to_tokens` does. A span covers every token that shares a character with it, where a token's own
     leading blanks do not count. An answer's tokens are those that `text + answer` has after the tokens of
-    `text`.
+    `text`. Words that the tokenizer has no token for are named once in a warning of the logger `headscope`.
 
     Args:
         model: The bridge, with its tokenizer.
@@ -152,6 +156,7 @@ def encode(
     if side not in ("left", "right"):
         raise BadOption(f"padding_side is {padding_side!r}; choose left or right.")
     encoded = [codec.tokens(prompt.text, f"prompt {index}") for index, prompt in enumerate(chosen)]
+    _tell_unknown(codec, unknown_words(codec, chosen)[0])
     tokens, mask = _pad(encoded, codec.pad_id, side)
     names = list(dict.fromkeys(name for prompt in chosen for name in prompt.spans))
     spans = {name: torch.zeros(mask.shape, dtype=torch.bool) for name in names}
@@ -166,6 +171,35 @@ def encode(
     foils = [codec.continuation(prompt.text, prompt.foil, f"prompt {i}") for i, prompt in enumerate(chosen)]
     batch = Batch(tokens, mask, spans, _table(answers), _table(foils), chosen, codec, side)
     return batch.to(model.cfg.device)
+
+
+def unknown_words(codec: Codec, prompts: Sequence[Prompt]) -> tuple[tuple[str, ...], int]:
+    """Return the words of texts, answers and foils that the model has no token for, and how many prompts hold one."""
+    found: dict[str, None] = {}
+    n_prompts = 0
+    for prompt in prompts:
+        here = [word for text in (prompt.text, prompt.answer, prompt.foil) for word in codec.unknown(text)]
+        found.update(dict.fromkeys(here))
+        n_prompts += bool(here)
+    return tuple(found), n_prompts
+
+
+def some_of(words: Sequence[str], most: int = 5) -> str:
+    """Quote the first words and count the rest."""
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(repr(word) for word in words[:most]) + more
+
+
+def _tell_unknown(codec: Codec, words: Sequence[str]) -> None:
+    new = [word for word in words if (codec.model_name, word) not in _told]
+    if new:
+        _told.update((codec.model_name, word) for word in new)
+        _log.warning(
+            "%s has no token for %s and reads %s there. Its words: model.tokenizer.get_vocab().",
+            codec.model_name,
+            some_of(new),
+            codec.tokenizer.unk_token,
+        )
 
 
 def _pad(encoded: Sequence[Tokens], pad_id: int, side: str) -> tuple[Tensor, Tensor]:

@@ -101,6 +101,20 @@ class Codec:
             )
         return both[len(before) :]
 
+    def unknown(self, text: str) -> tuple[str, ...]:
+        """Return the pieces of a text that the tokenizer has no token for, in order and each once."""
+        nothing = self.tokenizer.unk_token_id
+        if nothing is None or not text:
+            return ()
+        read = self._read(text)
+        pieces = [
+            text[slice(*place)] for own, place in zip(read.ids, read.offsets, strict=True) if own == nothing
+        ]
+        # Where the token for what is unknown is also the end of text, as in GPT-2, its own text is known.
+        return tuple(
+            dict.fromkeys(piece for piece in pieces if piece.strip() and piece != self.tokenizer.unk_token)
+        )
+
     def _read(self, text: str) -> Tokens:
         """Tokenise as `TransformerBridge.to_tokens` does, untruncated and with offsets.
 

@@ -69,7 +69,9 @@ def test_too_few_heads_for_a_control_are_reported_not_hidden():
 def test_fewer_sets_than_draws_are_reported():
     sets, notes = _draw(top=(Head(0, 0),), pool=[Head(0, 1), Head(0, 2)])
     assert sorted(sets) == [(Head(0, 1),), (Head(0, 2),)]
-    assert "2 draws instead of 5, because only 2 different sets exist" in notes[0]
+    assert "2 of 5 draws, because no more than 2 different sets exist" in notes[0]
+    (note,) = _draw(top=(Head(0, 0),), pool=[Head(0, 1)])[1]
+    assert note.endswith("1 of 5 draws, because no more than 1 different set exists.")
 
 
 def test_an_unknown_control_names_the_nearest():

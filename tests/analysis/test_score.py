@@ -13,6 +13,7 @@ from headscope.analysis.defaults import default_prompts
 from headscope.analysis.registry import methods
 from headscope.analysis.score import score, score_patterns
 from headscope.datasets.prompts import PromptSet
+from headscope.datasets.skills import SKILLS
 from headscope.errors import EmptyPromptSet, MissingData, UnknownMethod, UnknownOption
 from headscope.hooks.encode import encode
 from headscope.hooks.heads import Head
@@ -76,6 +77,16 @@ def test_prompts_that_repeat_nothing_are_counted_in_the_notes(planted):
     scores = score(planted, "induction", ["the king the king", "the king"])
     assert any(note.startswith("1 of 2 prompts gave no score") for note in scores.notes)
     assert set(scores.table()["n"]) == {1}
+
+
+def test_words_that_the_model_cannot_read_stand_in_the_notes(planted):
+    skill = SKILLS["needle"](4, seed=0, split="test")
+    scores = score(planted, "induction", skill)
+    said = f"4 of 4 prompts of {skill.name} hold words that the model has no token for"
+    assert any(note.startswith(said) for note in scores.notes), scores.notes
+    assert not any(
+        "no token for" in note for note in score(planted, "induction", ["apple banana apple"]).notes
+    )
 
 
 def test_same_seed_same_scores(planted):

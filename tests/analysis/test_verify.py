@@ -75,7 +75,9 @@ def test_a_behaviour_that_breaks_only_with_both_heads_is_redundant(planted):
     outcome = _pretend(lambda heads: -0.6 if both <= heads else 0.0)
     found = verify(planted, _ranking("L1H0", "L1H1"), PROMPTS, outcome, k=(1, 2, 3))
     assert found.judgement == "redundant"
-    assert found.verdict.startswith("Redundant: it breaks at k=2.")
+    assert found.verdict.startswith("Redundant. Changing the top head moves ")
+    assert "no further than random heads do (k=1: " in found.verdict
+    assert "; changing 2 breaks it. Under " in found.verdict
 
 
 def test_three_prompts_cannot_tell(planted):

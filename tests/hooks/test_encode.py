@@ -4,7 +4,7 @@ from models import N_CTX, sentence
 
 from headscope.datasets.prompts import Prompt, PromptSet
 from headscope.errors import BadOption, BadPrompts, BadSpan, EmptyPromptSet, PromptTooLong
-from headscope.hooks.encode import encode
+from headscope.hooks.encode import encode, unknown_words
 from headscope.hooks.tokens import Codec, Tokens, span_mask
 
 TEXTS = ("the cat", "a dog saw the small red fox in the box", "one two three four")
@@ -144,6 +144,25 @@ def test_too_long_empty_and_unusable_prompts_are_refused(tiny):
         encode(model, PromptSet("mine", ()))
     with pytest.raises(EmptyPromptSet):
         encode(model, [])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_words_without_a_token_are_named_once(tiny, architecture, caplog):
+    model = tiny(architecture)
+    texts = [Prompt("the zebra saw a quokka", " zebra", " okapi"), Prompt("the cat saw"), Prompt("a zebra")]
+    encode(model, texts)
+    encode(model, texts)
+    if architecture == "qwen3":  # it spells every word in bytes
+        assert not caplog.messages
+    else:
+        (said,) = caplog.messages
+        assert "tiny-llama has no token for 'zebra', 'quokka', 'okapi' and reads <unk> there" in said
+        assert unknown_words(Codec.of(model), texts) == (("zebra", "quokka", "okapi"), 2)
+
+
+def test_the_unknown_token_itself_is_known(tiny, caplog):
+    encode(tiny("llama"), "the <unk> saw")
+    assert not caplog.messages
 
 
 def test_plain_texts_prompts_and_sets_encode_alike(tiny):
