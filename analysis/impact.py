@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _ROWS = 32  # prompts in one forward pass
+_CHANCE = 0.05  # a difference is called one where its p is below this and its interval leaves out 0
 COLUMNS = ["arm", "draws", "n", "value", "value_low", "value_high", "effect", "low", "high", "p"]
 
 
@@ -94,8 +95,8 @@ class Impact:
             return f"{text}. There are no other heads in these layers to compare with."
         control, both = rows.loc["control"], rows.loc["changed - control"]
         text += f"; random heads of the same layers move it by {interval(control.effect, control.low, control.high)}."
-        if not (both.low > 0 or both.high < 0):
-            words = "The two cannot be told apart"
+        if not ((both.low > 0 or both.high < 0) and both.p < _CHANCE):
+            words = f"On {both.n} prompts the two cannot be told apart"
         elif abs(changed.effect) > abs(control.effect):
             words = "That is more than random heads do"
         else:

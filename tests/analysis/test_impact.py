@@ -94,3 +94,10 @@ def test_an_effect_without_interval_is_drawn_too():
 
     table = pd.DataFrame({"arm": ["changed"], "effect": [0.5], "low": [np.nan], "high": [np.nan], "n": [1]})
     assert len(impact_figure(table).data) == 1
+
+
+def test_two_prompts_cannot_tell_anything_apart(planted, prompts):
+    """Every sign pattern of two prompts is as extreme half of the time, however large the effect."""
+    found = impact(planted, prompts[:2], Change("uniform", "L2H1"), draws=1)
+    assert found.table().set_index("arm").loc["changed - control", "p"] == 0.5
+    assert "On 2 prompts the two cannot be told apart" in found.verdict

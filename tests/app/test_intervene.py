@@ -94,7 +94,7 @@ def test_a_prompt_is_text(open_page: Open):
 
 
 def test_measuring_shows_the_effect_on_prompts(open_page: Open):
-    at = open_page("intervene", prompt=COPY, new=1, n=4, layer=2, head=1)
+    at = open_page("intervene", prompt=COPY, new=1, n=8, layer=2, head=1)
     next(button for button in at.button if button.label == "Measure").click()
     at.run()
     assert not at.exception and not at.error
