@@ -16,6 +16,7 @@ from ..hooks.heads import Head
 from .figures import ARM_WORDS, head_grid, number, pattern_figure, token_html
 from .registry import get
 from .scores import FROM_ATTENTION, HeadScores
+from .verdict import done_in_words
 
 if TYPE_CHECKING:
     from .report import Part
@@ -120,8 +121,9 @@ def _draws(n: int) -> str:
 def _check_words(check: Verification) -> str:
     """What was done, to what, beside what."""
     k = max(arm.k for arm in check.arms)
+    metric = check.metric.replace("_", " ")
     return (
-        f"Done to the first k heads by score: {check.how}. Measured: {check.metric.replace('_', ' ')} on "
+        f"Done to the first k heads by score: {done_in_words(check.how)}. Measured: {metric} on "
         f"{len(check.clean)} prompts ({check.data.name}). Random heads never include the first {k}. "
         "The band is the 95 % interval of the value over prompts; small points are single draws."
     )

@@ -26,7 +26,25 @@ from ..hooks.heads import Head
 from .statistics import benjamini_hochberg
 
 _LEVEL = 0.05
+_DONE = {"uniform": "attention spread evenly", "zero": "output set to zero"}
+_WHERE = {
+    "all": "at every token",
+    "prefill": "while the prompt is read",
+    "decode": "while the answer is written",
+}
 _IN_WORDS = {"same-layers": "random heads of the same layers", "anywhere": "random heads anywhere"}
+
+
+def done_in_words(how: str) -> str:
+    """Say what was done for someone who does not know the names.
+
+    >>> done_in_words("uniform (decode)")
+    'attention spread evenly while the answer is written (uniform, decode)'
+    """
+    kind, _, phase = how.removesuffix(")").partition(" (")
+    if kind not in _DONE or phase not in _WHERE:
+        return how
+    return f"{_DONE[kind]} {_WHERE[phase]} ({kind}, {phase})"
 
 
 class Judgement(NamedTuple):
@@ -79,7 +97,9 @@ def judge(
         from_k = f" from k={first} on; below, the prompts are too few to tell" if below else ""
         return Judgement("causal", f"Causal{from_k}. {told.at(first)}{more}")
     if rate and baseline <= margin:
-        words = f"With nothing changed, {metric} is only {baseline:.2f}: the model has nothing to lose here."
+        words = (
+            f"With nothing changed, {told.metric} is only {baseline:.2f}: the model has nothing to lose here."
+        )
         return Judgement("cannot tell", f"Cannot tell. {words}")
     if all(states[k] == "absent" for k in ks):
         return Judgement("not causal", f"Not causal. {told.at(ks[-1])} {told.no_more(ks, margin)}")
@@ -126,7 +146,7 @@ class _Telling:
         baseline: float,
     ) -> None:
         self.top, self.controls, self.heads = top, controls, heads
-        self.metric, self.how, self.baseline = metric, how, baseline
+        self.metric, self.how, self.baseline = metric.replace("_", " "), how, baseline
 
     def at(self, k: int) -> str:
         row = self.top[k]
@@ -134,7 +154,7 @@ class _Telling:
         names = ", ".join(map(str, self.heads[:k])) if k <= 4 else f"{self.heads[0]} to {self.heads[k - 1]}"
         verb = "takes" if k == 1 else "take"
         said = [
-            f"Under {self.how}, {which} ({names}) {verb} {self.metric} from {self.baseline:.2f} to "
+            f"With {done_in_words(self.how)}, {which} ({names}) {verb} {self.metric} from {self.baseline:.2f} to "
             f"{row['value']:.2f} ({_signed(row)}, n={int(row['n'])})"
         ]
         for control in (row for row in self.controls if row["k"] == k):

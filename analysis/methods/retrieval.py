@@ -91,8 +91,10 @@ def retrieval(
     accepted = np.array([bool(accept(one.prompt, one.text)) for one in written])
     samples[~accepted] = np.nan
     chance[~accepted] = np.nan
+    name = getattr(accept, "__name__", "accept")
+    rule = f"more than half of the answer's words were written, {name}" if accept is recalls_half else name
     notes = [
-        f"{accepted.sum()} of {len(accepted)} prompts were accepted ({getattr(accept, '__name__', 'accept')}); "
+        f"{accepted.sum()} of {len(accepted)} prompts were accepted ({rule}); "
         f"{(~accepted).sum()} were rejected and count for nothing."
     ]
     if accepted.any():

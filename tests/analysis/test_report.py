@@ -135,7 +135,7 @@ def test_a_checked_part_gives_the_verdict_first_and_both_controls():
         "random heads, anywhere",
         "mean of 2 draws",
         "k=2: too few heads.",
-        "uniform (decode)",
+        "attention spread evenly while the answer is written (uniform, decode)",
         "needle accuracy",
     ):
         assert wanted in text, wanted

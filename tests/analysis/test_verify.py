@@ -57,7 +57,8 @@ def checked(planted, copies) -> Verification:
 def test_the_planted_copying_head_is_causal(checked):
     assert checked.judgement == "causal"
     assert checked.verdict.startswith(
-        "Causal. Under uniform (all), the top head (L2H1) takes answer_logprob from"
+        "Causal. With attention spread evenly at every token (uniform, all), "
+        "the top head (L2H1) takes answer logprob from"
     )
     table = checked.table().set_index(["arm", "k", "draw"])
     assert table.loc[("top", 1, 0), "effect"] < -3
@@ -77,7 +78,7 @@ def test_a_behaviour_that_breaks_only_with_both_heads_is_redundant(planted):
     assert found.judgement == "redundant"
     assert found.verdict.startswith("Redundant. Changing the top head moves ")
     assert "no further than random heads do (k=1: " in found.verdict
-    assert "; changing 2 breaks it. Under " in found.verdict
+    assert "; changing 2 breaks it. With " in found.verdict
 
 
 def test_three_prompts_cannot_tell(planted):
