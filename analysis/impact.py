@@ -96,7 +96,7 @@ class Impact:
         control, both = rows.loc["control"], rows.loc["changed - control"]
         text += f"; random heads of the same layers move it by {interval(control.effect, control.low, control.high)}."
         if not ((both.low > 0 or both.high < 0) and both.p < _CHANCE):
-            words = f"On {both.n} prompts the two cannot be told apart"
+            words = f"On {int(both.n)} prompts the two cannot be told apart"
         elif abs(changed.effect) > abs(control.effect):
             words = "That is more than random heads do"
         else:
