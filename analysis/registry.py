@@ -39,13 +39,14 @@ class Measured:
     """What a `model` method returns; `score` makes a `HeadScores` of it.
 
     Attributes:
-        samples: One score per prompt and head; NaN rows for prompts that do not count.
+        samples: One score per prompt and head; NaN rows for prompts that do not count. None where the method has one
+            score for all prompts together, which then stands in `values`.
         chance: Per prompt, the score of a head that does nothing particular; None where the method has no such level.
         notes: What was skipped, rejected or approximated, one sentence each.
         values: The score per head, where it is not the mean of the samples.
     """
 
-    samples: Float[np.ndarray, "example layer head"]
+    samples: Float[np.ndarray, "example layer head"] | None
     chance: Float[np.ndarray, " example"] | None = None
     notes: tuple[str, ...] = ()
     values: Float[np.ndarray, "layer head"] | None = None
@@ -92,6 +93,7 @@ class Method:
         alternative: Which side of the chance level counts as a finding; None where there is no test against chance.
         metric: Name of the metric that the causal check uses when none is given.
         phase: Phase in which the causal check intervenes when none is given.
+        intervenes: Whether a score is itself the effect of changing the head; else it describes attention alone.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Method:
     alternative: Alternative | None = "greater"
     metric: str = "answer_logprob"
     phase: str = "all"
+    intervenes: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)
 
     @property
@@ -141,6 +144,7 @@ def method(
     alternative: Alternative | None = "greater",
     metric: str = "answer_logprob",
     phase: str = "all",
+    intervenes: bool = False,
 ) -> Callable[[F], F]:
     """Register a function as a method; the arguments are the fields of `Method`. The function is returned unchanged.
 
@@ -167,7 +171,7 @@ def method(
             if p.kind is p.KEYWORD_ONLY and p.name not in _PASSED
         }
         _METHODS[name] = Method(
-            name, function, kind, data, higher, reference, alternative, metric, phase, options
+            name, function, kind, data, higher, reference, alternative, metric, phase, intervenes, options
         )
         return function
 

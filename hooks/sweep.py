@@ -10,9 +10,9 @@ cannot be run one by one, the plain loop is taken and a warning says so.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ from .blocks import Unsupported
 from .encode import Batch
 from .forward import forward
 from .heads import Head, all_heads, parse_heads
+from .hidden import final_hidden
 from .intervene import intervene
 from .metrics import Metric, get_metric
 from .references import References
@@ -71,28 +72,17 @@ def sweep(
         NonFinite: a changed run gave NaN or infinite logits; the message names its head.
     """
     metric = get_metric(metric)
-    wanted = sorted(all_heads(model) if heads is None else parse_heads(heads, model))
-    if not wanted:
-        raise BadOption(
-            "sweep was given no heads; name at least one, such as L0H0, or leave `heads` out for all."
-        )
-    if chunk is not None and chunk < 1:
-        raise BadOption(f"chunk is {chunk}: at least one changed sequence has to run at a time.")
-    _refuse_hooks(model)
-    batch = batch.to(model.cfg.device)
+    wanted, batch = _checked(model, batch, heads, chunk)
     try:
         return _sweep_in_waves(
             model, batch, metric, kind, wanted, chunk or choose_chunk(model, batch), progress
         )
     except Unsupported as reason:
-        warnings.warn(
-            f"sweep runs {model.cfg.model_name} once per head, which is slower: {reason}.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _warn_slower(model, reason)
         return sweep_one_by_one(model, batch, metric, kind, heads=wanted, progress=progress)
 
 
+@torch.no_grad()
 def _sweep_in_waves(
     model: Any,
     batch: Batch,
@@ -103,27 +93,101 @@ def _sweep_in_waves(
     progress: Progress | None,
 ) -> Float[Tensor, "example layer head"]:
     """Do the work of `sweep` after its arguments are checked."""
+    effects = torch.full((len(batch), int(model.cfg.n_layers), int(model.cfg.n_heads)), torch.nan)
+    for run in _each_change(model, batch, kind, wanted, chunk, progress):
+        clean, part = run.wave.clean_logits, run.wave.batch
+        if run.head == wanted[0]:
+            before = metric(clean, part, clean)
+        effect = metric(run.logits, part, clean) - before
+        effects[run.rows, run.head.layer, run.head.index] = effect.to(effects)
+    return effects
+
+
+class _Change(NamedTuple):
+    """One head changed on some prompts: rows of the batch, and what the model then gives for them."""
+
+    rows: slice
+    head: Head
+    logits: Float[Tensor, "row vocab"]
+    hidden: Float[Tensor, "row d_model"]
+    wave: Wave
+
+
+def _each_change(
+    model: Any, batch: Batch, kind: Kind, wanted: Sequence[Head], chunk: int, progress: Progress | None
+) -> Iterator[_Change]:
+    """Run every changed sequence once, and refuse at the end if nothing was changed."""
     references = References(model)
     done, changed = 0, False
-    effects = torch.full((len(batch), int(model.cfg.n_layers), int(model.cfg.n_heads)), torch.nan)
-    with torch.no_grad():
-        for first in range(0, len(batch), chunk):
-            rows = slice(first, min(first + chunk, len(batch)))
-            part = batch.rows(rows)
-            wave = Wave(model, part, kind, references)
-            before = metric(wave.clean_logits, part, wave.clean_logits)
-            per_chunk = _even_split(len(wanted), max(1, chunk // len(part)))
-            for start in range(0, len(wanted), per_chunk):
-                some = wanted[start : start + per_chunk]
-                for head, logits in zip(some, wave.run(some, check=start == 0), strict=True):
-                    effect = metric(logits, part, wave.clean_logits) - before
-                    effects[rows, head.layer, head.index] = effect.to(effects)
-                done += len(some) * len(part)
-                if progress:
-                    progress(done, len(wanted) * len(batch))
-            changed = changed or wave.changed
+    for first in range(0, len(batch), chunk):
+        rows = slice(first, min(first + chunk, len(batch)))
+        part = batch.rows(rows)
+        wave = Wave(model, part, kind, references)
+        per_chunk = _even_split(len(wanted), max(1, chunk // len(part)))
+        for start in range(0, len(wanted), per_chunk):
+            some = wanted[start : start + per_chunk]
+            logits = wave.run(some, check=start == 0)
+            for head, one, hidden in zip(some, logits, wave.hidden, strict=True):
+                yield _Change(rows, head, one, hidden, wave)
+            done += len(some) * len(part)
+            if progress:
+                progress(done, len(wanted) * len(batch))
+        changed = changed or wave.changed
     _refuse_no_effect(changed, kind, wanted, batch)
-    return effects
+
+
+@torch.no_grad()
+def sweep_hidden(
+    model: Any,
+    batch: Batch,
+    kind: Kind,
+    *,
+    heads: Any = None,
+    chunk: int | None = None,
+    progress: Progress | None = None,
+) -> Float[Tensor, "head example d_model"]:
+    """Change one head at a time and return what the model would unembed at each prompt's last real position.
+
+    That is the hidden state after the last block and the final norm. `sweep` says what the arguments mean and what is
+    raised; `hidden.final_hidden` gives the same of the unchanged model. All results are held at once, so on a large
+    model ask for the heads of one layer at a time.
+
+    Shape and unit: the asked heads in order of layer and index; float32 on the CPU.
+    """
+    wanted, batch = _checked(model, batch, heads, chunk)
+    found: Tensor | None = None
+    try:
+        place = {head: index for index, head in enumerate(wanted)}
+        for run in _each_change(model, batch, kind, wanted, chunk or choose_chunk(model, batch), progress):
+            if found is None:
+                found = torch.empty(len(wanted), len(batch), run.hidden.shape[-1])
+            found[place[run.head], run.rows] = run.hidden.to(found)
+    except Unsupported as reason:
+        _warn_slower(model, reason)
+        return torch.stack([final_hidden(model, batch, [kind((head,))]) for head in wanted])
+    assert found is not None
+    return found
+
+
+def _checked(model: Any, batch: Batch, heads: Any, chunk: int | None) -> tuple[list[Head], Batch]:
+    """Read the heads and refuse what no sweep can do."""
+    wanted = sorted(all_heads(model) if heads is None else parse_heads(heads, model))
+    if not wanted:
+        raise BadOption(
+            "sweep was given no heads; name at least one, such as L0H0, or leave `heads` out for all."
+        )
+    if chunk is not None and chunk < 1:
+        raise BadOption(f"chunk is {chunk}: at least one changed sequence has to run at a time.")
+    _refuse_hooks(model)
+    return wanted, batch.to(model.cfg.device)
+
+
+def _warn_slower(model: Any, reason: Unsupported) -> None:
+    warnings.warn(
+        f"sweep runs {model.cfg.model_name} once per head, which is slower: {reason}.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def sweep_one_by_one(

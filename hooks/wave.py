@@ -13,6 +13,7 @@ from ..errors import NonFinite
 from .blocks import Blocks, Unsupported, close
 from .encode import Batch
 from .heads import Head
+from .hidden import unembedded
 from .interventions import Intervention, apply
 from .lean import lean
 from .references import References
@@ -27,6 +28,7 @@ class Wave:
     Attributes:
         clean_logits: Logits of the unchanged model at each prompt's last real position.
         changed: Whether any head's output differed from the clean one so far.
+        hidden: For each head of the last `run`, what was unembedded: `[batch, d_model]`, after the final norm.
     """
 
     def __init__(self, model: Any, batch: Batch, kind: Kind, references: References):
@@ -35,6 +37,7 @@ class Wave:
         self.blocks = Blocks(model, batch)
         self.clean_logits: Float[Tensor, "batch vocab"] = self.blocks.logits
         self.changed = False
+        self.hidden: list[Float[Tensor, "batch d_model"]] = []
 
     def run(self, heads: Sequence[Head], *, check: bool) -> list[Float[Tensor, "batch vocab"]]:
         """Run the changed sequences of these heads together.
@@ -55,15 +58,17 @@ class Wave:
         self.changed = self.changed or len(moved) > 0
         # Columns before the first change are clean, but the one that is read must be among those that are run.
         first = min(int(moved[0]) if len(moved) else self.blocks.width, int(self.batch.last.min()))
-        with lean(self.model):
+        with lean(self.model), unembedded(self.model) as seen:
             hidden = self._roll(heads, moves, first if self.blocks.resumable else 0, check)
             logits = self.blocks.unembed(hidden)
+        final = seen[-1][:, 0]
         if check:
             if not close(logits[0], self.clean_logits[self._check_row]):
                 raise Unsupported(
                     "an unchanged run that starts in the middle does not reproduce the model's logits"
                 )
-            logits = logits[1:]
+            logits, final = logits[1:], final[1:]
+        self.hidden = list(final.split(len(self.batch)))
         changed = list(logits.split(len(self.batch)))
         for head, some in zip(heads, changed, strict=True):
             self._refuse_non_finite(head, some)
