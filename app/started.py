@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,7 +94,7 @@ class Started:
 def started() -> list[Started]:
     """All that were started while this server runs, newest first; every tab sees them."""
     found: list[Started] = []
-    atexit.register(lambda: [_signal(one.process, signal.SIGKILL) for one in found if one.running])
+    atexit.register(_end, found)
     return found
 
 
@@ -116,6 +117,7 @@ def start(arguments: tuple[str, ...]) -> Started:
     known.insert(0, one)
     for old in [job for job in known[_KEPT:] if not job.running]:
         known.remove(old)
+        shutil.rmtree(old.log.parent, ignore_errors=True)
     return one
 
 
@@ -134,6 +136,14 @@ def score_arguments(
     given += [f"--data={data}"] if data else []
     given += ["-n", str(n)] if n else []
     return (*given, *(f"--set={option}" for option in options))
+
+
+def _end(jobs: list[Started]) -> None:
+    """Leave no process and no log behind when the server ends."""
+    for job in jobs:
+        if job.running:
+            _signal(job.process, signal.SIGKILL)
+        shutil.rmtree(job.log.parent, ignore_errors=True)
 
 
 def _signal(process: subprocess.Popen, number: int) -> None:

@@ -107,6 +107,14 @@ def test_a_run_can_be_stopped_with_all_its_group_and_leaves_nothing(tmp_path: Pa
     started.started().remove(job)
 
 
+def test_the_end_of_the_server_ends_its_runs_and_removes_their_logs(tmp_path: Path):
+    job = started.start(started.score_arguments("induction", "organism/planted", tmp_path, n=64))
+    assert job.running and job.log.exists()
+    started._end([job])
+    assert job.process.wait(60) != 0 and not job.log.parent.exists() and job.output() == ""
+    started.started().remove(job)
+
+
 @pytest.mark.slow
 def test_a_run_that_was_started_ends_in_the_folder(tmp_path: Path):
     job = started.start(started.score_arguments("induction", "organism/planted", tmp_path, n=2))
