@@ -280,7 +280,7 @@ def verify(
 
     The run folder then holds the check too, and a report with both.
 
-    Example: headscope verify runs/retrieval-text-0123456789 --k 1,2,4,8
+    Example: headscope verify runs/previous-token-text-* --k 1,2,4,8
     """
     with working():
         from .analysis.run import load_run, save_check
@@ -379,7 +379,8 @@ def workbench(
     runs: Annotated[Path, typer.Argument(metavar="[RUNS]", help="Folder of runs to browse.")] = Path("runs"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes a free port.")] = 8501,
     address: Annotated[
-        str, typer.Option(help="127.0.0.1 serves this machine only; whoever reaches another address can use it.")
+        str,
+        typer.Option(help="127.0.0.1 serves this machine only; whoever reaches another address can use it."),
     ] = "127.0.0.1",
     keep: Annotated[
         int, typer.Option("--models", min=1, help="Models in memory at a time; the oldest is freed.")

@@ -17,7 +17,7 @@ import headscope.cli
 from headscope.errors import CallError, HookNeverFired, RunError, UnknownHead
 
 PLANTED = "organism/planted"
-COMMANDS = ["demo", "models", "methods", "score", "verify", "generate"]
+COMMANDS = ["demo", "models", "methods", "score", "verify", "generate", "app"]
 
 
 def call(*arguments: str, status: int = 0):

@@ -8,7 +8,6 @@ from headscope.analysis.run import load_run
 from headscope.errors import CannotWrite
 from headscope.hooks.load import available
 
-
 SHIPPED = {name: getattr(room, name) for name in ("TEXT", "N_SCORED", "N_CHECKED", "K", "DRAWS")}
 
 
