@@ -65,13 +65,13 @@ def head_table(scores: Mapping[str, HeadScores | None], head: Head) -> pd.DataFr
         here = table[(table["layer"] == head.layer) & (table["head"] == head.index)]
         line = here.iloc[0]
         ran = bool(np.isfinite(line["score"]))
-        order = leading(one, len(table)).index
+        order = leading(one, len(table)).index.tolist()
         rows.append(
             {
                 "name": name,
                 **{column: line[column] for column in ("score", "low", "high", "p", "q", "n")},
                 "chance": _mean(one.chance),
-                "rank": order.get_loc(here.index[0]) + 1 if ran else np.nan,
+                "rank": order.index(here.index[0]) + 1 if ran else np.nan,
                 "of": int(np.isfinite(one.values).sum()),
                 "ran": ran,
                 "causal": one.causal,
@@ -105,7 +105,8 @@ def standing(scores: HeadScores, check: Verification | None, head: Head) -> str:
         return "confirmed by intervention" if scores.causal else "from attention alone"
     changed = max((arm.heads for arm in check.arms if arm.name == TOP), key=len, default=())
     if head in changed:
-        return f"one of {len(changed)} heads that the causal check changed: {check.judgement}"
+        place = f"number {changed.index(head) + 1} of the {len(changed)} heads that the causal check changed"
+        return f"{place}; its verdict on the score: {check.judgement}"
     return "from attention alone; the causal check changed other heads"
 
 

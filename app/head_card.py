@@ -112,7 +112,7 @@ def _scores(head: Head, ask: Ask) -> None:
         table[["name", "score", "low", "high", "chance", "p", "q", "n", "rank", "state"]],
         column_config=shown,
         hide_index=True,
-        placeholder="not run",
+        placeholder="–",
         key="heads_scores",
     )
 

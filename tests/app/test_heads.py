@@ -102,7 +102,11 @@ def test_the_causal_check_replaces_the_mark(open_app: Open) -> None:
     button(app, "heads_check").click()
     app.run()
     assert not app.exception and not app.error
-    assert "From attention alone" not in words(app) and "that the causal check changed: causal" in words(app)
+    assert "From attention alone" not in words(
+        app
+    ) and "number 1 of the 4 heads that the causal check changed; its verdict on the score: causal" in words(
+        app
+    )
 
 
 def test_what_it_writes_adds_up_and_usual_examples_come_from_all_parts(open_app: Open) -> None:
