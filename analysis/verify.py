@@ -16,6 +16,7 @@ from .controls import CONTROLS, draw_controls
 from .defaults import as_prompt_set
 from .outcomes import as_outcome
 from .registry import get
+from .score import unknown_note
 from .scores import HeadScores, Source
 from .verification import TOP, Arm, Verification
 
@@ -82,7 +83,7 @@ def verify(
     ranked = scores.top(ks[-1])
     ran = np.argwhere(np.isfinite(scores.values)).tolist()
     pool = {Head(*cell) for cell in ran} - set(ranked)
-    notes = _same_prompts(scores, data.digest)
+    notes = [*_same_prompts(scores, data.digest), *unknown_note(model, data)]
     planned: list[tuple[str, int, tuple[Head, ...]]] = []
     for size in ks:
         planned.append((TOP, 0, ranked[:size]))

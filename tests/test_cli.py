@@ -254,3 +254,36 @@ def test_a_real_ctrl_c_ends_the_process_without_a_traceback(tmp_path):
     out, error = process.communicate(timeout=120)
     assert process.returncode == 130 and out == ""
     assert "Interrupted" in error and "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_a_real_ctrl_c_in_the_middle_of_saving_leaves_nothing(tmp_path):
+    out = tmp_path / "runs"
+    command = [sys.executable, "-m", "headscope", "score", "induction", "-m", PLANTED, "-n", "2"]
+    process = subprocess.Popen(
+        [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    while process.poll() is None and not (out.is_dir() and any(out.iterdir())):
+        time.sleep(0.001)
+    assert process.poll() is None, "it had ended before the folder was seen"
+    process.send_signal(signal.SIGINT)
+    answer, error = process.communicate(timeout=120)
+    assert process.returncode == 130 and answer == ""
+    assert "Interrupted" in error and "Traceback" not in error
+    assert not list(out.rglob("*"))
+
+
+@pytest.mark.slow
+def test_a_system_that_stops_writing_half_way_is_one_message_and_leaves_nothing(tmp_path):
+    resource = pytest.importorskip("resource")
+    command = [sys.executable, "-m", "headscope", "score", "induction", "-m", PLANTED, "-n", "2", "--json"]
+    done = subprocess.run(
+        [*command, "--out", "runs"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert "CannotWrite: " in done.stderr and "Traceback" not in done.stderr
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
