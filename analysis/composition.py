@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import BadOption
 from ..hooks.heads import Head, parse_heads
 from .norms import read_norm
-from .writing import has_post_norm, values_weight
+from .weights import has_post_norm, values_weight
 
 Through = Literal["Q", "K", "V"]
 THROUGH: tuple[Through, ...] = ("Q", "K", "V")

@@ -28,7 +28,7 @@ from ..hooks.site import site_of
 from ..hooks.sweep import Progress, sweep
 from .defaults import as_prompt_set
 from .scores import HeadScores, Source
-from .writing import cap, has_post_norm
+from .weights import cap, has_post_norm
 
 How = Literal["zero", "mean", "resample", "uniform"]
 Flow = Literal["total", "direct"]

@@ -23,6 +23,7 @@ from ..hooks.encode import encode
 from ..hooks.forward import forward
 from ..hooks.heads import Head, parse_heads
 from .norms import Norm, read_norm
+from .weights import cap, has_post_norm, token_text, unembedding, values_weight
 
 
 class TokenValue(NamedTuple):
@@ -176,7 +177,7 @@ def attribute(
         token = int(batch.answer_ids[0, 0])
         wrong = int(batch.foil_ids[0, 0])
         foil = wrong if foil is None and wrong >= 0 and wrong != token else foil
-    unembed, bias = _unembedding(model)
+    unembed, bias = unembedding(model)
     if token is None:
         parts = _whole(found)
         token = int((parts @ unembed + bias).argmax())
@@ -237,29 +238,6 @@ def ov_tokens(model: Any, head: Head, token: int, *, k: int = 10) -> Spoken:
     return _spoken(model, read_norm(model.ln_final, vector).direction(vector), k)
 
 
-def values_weight(model: Any, layer: int) -> Float[Tensor, "head d_model d_head"]:
-    """Give W_V by query head; heads that share one are given the same."""
-    weight = model.blocks[layer].attn.W_V.detach()
-    return weight.repeat_interleave(int(model.cfg.n_heads) // weight.shape[0], dim=0)
-
-
-def has_post_norm(model: Any, layer: int) -> bool:
-    """Whether what attention writes passes a norm of its own before it is added, as in Gemma 2."""
-    return "ln1_post" in model.blocks[layer]._modules
-
-
-def token_text(model: Any, token: int) -> str:
-    """The text of one token of the vocabulary; its name there where it is only some bytes of a character."""
-    text = model.tokenizer.decode([token], clean_up_tokenization_spaces=False)
-    return text if text and "\ufffd" not in text else str(model.tokenizer.convert_ids_to_tokens(token))
-
-
-def cap(model: Any, logits: Tensor) -> Tensor:
-    """Apply the model's cap on logits, where it has one."""
-    most = float(getattr(model.cfg, "output_logits_soft_cap", -1.0) or -1.0)
-    return most * torch.tanh(logits / most) if most > 0 else logits
-
-
 def _written(
     model: Any, layer: int, seen: dict[str, Tensor]
 ) -> tuple[Float[Tensor, "head d_model"], Float[Tensor, " d_model"]]:
@@ -287,15 +265,9 @@ def _whole(found: ReadOut) -> Float[Tensor, " d_model"]:
     )
 
 
-def _unembedding(model: Any) -> tuple[Float[Tensor, "d_model vocab"], Float[Tensor, " vocab"]]:
-    weight = model.W_U.detach()
-    bias = getattr(model, "b_U", None)
-    return weight, bias.detach() if bias is not None else weight.new_zeros(weight.shape[1])
-
-
 def _add_up(model: Any, found: ReadOut, logits: Float[Tensor, " vocab"]) -> None:
     """Raise unless the parts give the model's own logits."""
-    unembed, bias = _unembedding(model)
+    unembed, bias = unembedding(model)
     if not _close(cap(model, _whole(found) @ unembed + bias), logits):
         raise BadOption(
             f"the parts of {model.cfg.model_name} do not add up to its logits: something between the last block and "
@@ -309,7 +281,7 @@ def _close(ours: Tensor, theirs: Tensor) -> bool:
 
 
 def _spoken(model: Any, vector: Float[Tensor, " d_model"], k: int) -> Spoken:
-    values = vector @ _unembedding(model)[0]
+    values = vector @ unembedding(model)[0]
     values = (values - values.mean()).float()
     values = values[: len(model.tokenizer)]  # rows beyond the tokenizer's size are padding of the matrix
     k = min(k, len(values))

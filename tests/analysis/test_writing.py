@@ -10,7 +10,8 @@ import torch
 from models import sentence
 
 from headscope.analysis.norms import read_norm
-from headscope.analysis.writing import attribute, cap, ov_tokens, read_out, token_text, written_tokens
+from headscope.analysis.weights import cap, token_text
+from headscope.analysis.writing import attribute, ov_tokens, read_out, written_tokens
 from headscope.datasets.prompts import Prompt
 from headscope.errors import BadOption, UnknownHead
 from headscope.hooks.encode import encode
