@@ -181,10 +181,10 @@ class Looks:
         """
         asked = range(len(self.tokens)) if queries is None else queries
         pattern = self.pattern(head, asked)
-        row, key = np.nonzero(pattern >= at_least)
+        row, key = (places.tolist() for places in np.nonzero(pattern >= at_least))
         weight = pattern[row, key]
         order = np.argsort(-weight, kind="stable")[:most]
-        return [Line(int(asked[row[i]]), int(key[i]), float(weight[i])) for i in order]
+        return [Line(int(asked[row[i]]), key[i], float(weight[i])) for i in order]
 
 
 def shrink(

@@ -135,11 +135,12 @@ def read_rows(model: Any, prompt: Prompt | str, *, chunk: int = _CHUNK) -> Rows:
         )
     if not all(queries):
         raise RowsDiffer("queries are not shown")
+    cached: Any = cache.layers  # of plain attention: each holds keys and values
     rows = Rows(
         tokens=batch.tokens[0].cpu(),
         queries=tuple(torch.cat(parts).transpose(0, 1) for parts in queries),
-        keys=tuple(cache.layers[layer].keys[0].cpu() for layer in range(n_layers)),
-        values=tuple(cache.layers[layer].values[0].cpu() for layer in range(n_layers)),
+        keys=tuple(cached[layer].keys[0].cpu() for layer in range(n_layers)),
+        values=tuple(cached[layer].values[0].cpu() for layer in range(n_layers)),
         scoring=tuple(_scoring(model, layer) for layer in range(n_layers)),
     )
     _compare(model, rows, last_rows)

@@ -43,7 +43,7 @@ def shades(colours: Sequence[str], n: int = 255) -> list[tuple[int, int, int]]:
     points = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in colours], dtype=float)
     at = np.linspace(0, len(colours) - 1, n)
     blended = np.stack([np.interp(at, np.arange(len(colours)), points[:, i]) for i in range(3)], axis=1)
-    return [tuple(int(part) for part in colour) for colour in np.floor(blended + 0.5)]
+    return [(int(red), int(green), int(blue)) for red, green, blue in np.floor(blended + 0.5)]
 
 
 def _chunk(name: bytes, body: bytes) -> bytes:
