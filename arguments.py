@@ -74,6 +74,8 @@ def interventions(
 
     choices = {**kinds(), "mean": partial(mean, reference=prompts)}
     kind = choices[one_of(how, choices, "--how")]
+    if ablate is None and how != "uniform":
+        raise BadOption(f"--how {how}: says what to do to heads, and none are named; add --ablate L5H1,L6H0")
     changes: list[Intervention] = [] if ablate is None else [kind(ablate, phase=phase)]
     for item in scales:
         heads, _, gain = item.rpartition("=")

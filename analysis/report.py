@@ -64,7 +64,7 @@ class Part:
         """The first head against the next one, and where the known heads stand."""
         table = self.scores.table().dropna(subset=["score"])
         if not len(table):
-            return "No head has a score."
+            return "No head has a score: the notes say why."
         heads = [Head(row["layer"], row["head"]) for row in table.to_dict("records")]
         first = table.iloc[0]
         text = f"{heads[0]} comes first with {interval(first.score, first.low, first.high)}"
@@ -136,13 +136,19 @@ def _facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("prompts", f"{data['name']}, {data['n_prompts']}"),
         ("prompts digest", data["digest"]),
         ("method", manifest["job"]["method"]),
-        ("options", ", ".join(f"{k}={v}" for k, v in manifest["job"]["options"].items()) or "none"),
+        ("options", ", ".join(f"{k}={_plain(v)}" for k, v in manifest["job"]["options"].items()) or "none"),
         ("seed", str(manifest["seed"])),
         ("started", manifest["started"]),
     ]
     if manifest.get("seconds") is not None:
         facts.append(("seconds", f"{manifest['seconds']:.1f}"))
     return facts
+
+
+def _plain(value: object) -> str:
+    """Show a value; quoted where it would not be seen, as a line break would not."""
+    text = str(value)
+    return text if text.isprintable() and text.strip() == text != "" else repr(value)
 
 
 def _script_json(value: object) -> Markup:

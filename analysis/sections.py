@@ -39,7 +39,7 @@ def section(part: Part, name: str, figures: dict[str, dict[str, Any]]) -> dict[s
     skipped = [note for note in scores.notes if note not in said]
     skipped += [*(check.notes if check is not None else ()), *part.remarks]
     if missing:
-        skipped.append(f"{missing} of {scores.values.size} heads were not run (grey cells with a cross).")
+        skipped.append(f"{missing} of {scores.values.size} heads have no score (grey cells with a cross).")
     return {
         "id": name,
         "title": part.title,

@@ -166,6 +166,10 @@ BAD_CALLS = [
         "BadOption: --how zeor",
     ),
     (
+        ["generate", "-m", PLANTED, "-p", "apple", "--how", "zero"],
+        "BadOption: --how zero: says what to do to heads",
+    ),
+    (
         ["generate", "-m", PLANTED, "-p", "apple", "--scale", "L0H0"],
         "BadOption: --scale L0H0: expected heads=gain",
     ),

@@ -111,7 +111,7 @@ def test_the_page_has_question_verdict_heads_notes_command_and_origin():
         "the next head, L1H1, has 0.30",
         ALONE,
         "3 prompts were rejected.",
-        "1 of 6 heads were not run",
+        "1 of 6 heads have no score",
         "headscope score induction --model tiny",
         "abc123",
         "def456",
@@ -198,7 +198,14 @@ def test_a_known_head_is_named_with_its_place():
 def test_no_score_at_all_is_said():
     empty = HeadScores(np.full((2, 3), np.nan), None, "induction", notes=("No prompt was accepted.",))
     text = read(Part(empty)).text
-    assert "No head has a score." in text and "6 of 6 heads were not run" in text
+    assert "No head has a score: the notes say why." in text and "6 of 6 heads have no score" in text
+    assert "No prompt was accepted." in text and "q: p-value" not in text
+
+
+def test_an_option_that_cannot_be_seen_is_quoted():
+    options = {"stop": "\n", "form": "paper", "span": ""}
+    text = read(Part(scores()), facts=[FACTS | {"job": FACTS["job"] | {"options": options}}]).text
+    assert r"stop='\n', form=paper, span=''" in text
 
 
 def test_about_this_score_comes_from_the_method_itself():

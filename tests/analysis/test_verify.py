@@ -222,9 +222,9 @@ def test_the_prompts_of_the_scores_are_named_as_such(checked):
 
 
 def test_words_that_the_model_cannot_read_are_named(planted):
-    prompts = [Prompt("apple zebra apple", " banana")] * 2
+    prompts = [Prompt("apple quokka apple", " banana")] * 2
     found = verify(planted, _ranking("L2H1"), prompts, _pretend(lambda heads: 0.0), k=1, draws=1)
-    assert any("2 of 2 prompts of prompts hold words" in one and "'zebra'" in one for one in found.notes)
+    assert any("2 of 2 prompts of prompts hold words" in one and "'quokka'" in one for one in found.notes)
 
 
 def test_only_a_check_that_confirms_marks_scores_as_causal(planted, copies, checked):
