@@ -7,7 +7,7 @@ from jaxtyping import Float
 from .png import png_address, shades
 from .style import finish, theme
 
-_GAP = 3  # pixels of background around each small picture
+_GAP = 1 / 16  # of a small picture's side: the background around it
 _WIDE = 420  # pixels that the grid asks for across
 
 
@@ -32,12 +32,13 @@ def pattern_gallery(
     """
     n_layers, n_heads, side, _ = small.shape
     t = theme(dark)
-    cell = side + 2 * _GAP
+    gap = max(1, round(_GAP * side))
+    cell = side + 2 * gap
     levels = np.full((n_layers * cell, n_heads * cell), 255, dtype=np.uint8)
     strength = np.round(254 * np.sqrt(np.clip(small, 0, 1))).astype(np.uint8)
     for layer in range(n_layers):
         for head in range(n_heads):
-            top, left = layer * cell + _GAP, head * cell + _GAP
+            top, left = layer * cell + gap, head * cell + gap
             levels[top : top + side, left : left + side] = strength[layer, head]
     colours = [*shades(t.sequential), tuple(int(t.background[i : i + 2], 16) for i in (1, 3, 5))]
     pixels = float(np.clip(_WIDE / n_heads, 28, 96))
@@ -68,7 +69,8 @@ def pattern_gallery(
     )
     if selected is not None:
         figure.add_shape(selection_frame(selected, dark=dark))
-    axis = {"showgrid": False, "zeroline": False, "constrain": "domain"}
+    # Margins are fixed: measuring the labels for them is half of the time that a browser takes to draw this.
+    axis = {"showgrid": False, "zeroline": False, "constrain": "domain", "automargin": False}
     figure.update_xaxes(
         title="head",
         side="top",
@@ -85,7 +87,10 @@ def pattern_gallery(
         **axis,
     )
     height = int(pixels * n_layers) + (90 if title else 60)
-    return finish(figure, dark, title, height=height, clickmode="event+select", dragmode=False)
+    finish(figure, dark, title, height=height, clickmode="event+select", dragmode=False)
+    return figure.update_layout(
+        margin={"l": 52, "r": 8, "t": 84 if title else 52, "b": 8, "autoexpand": False}
+    )
 
 
 def selection_frame(head: tuple[int, int], *, dark: bool = False) -> dict:

@@ -86,7 +86,10 @@ def pattern_figure(
         zeroline=False,
         **rows,
     )
-    return finish(figure, dark, title, height=side + 150)
+    left, below = (26 + int(6.7 * max(map(len, axis["ticktext"]))) for axis in (rows, keys))
+    # Told in advance, because measuring them is half of the time that a browser takes to draw this.
+    finish(figure, dark, title, height=side + 150)
+    return figure.update_layout(margin={"l": left + 16, "r": 84, "b": below + 16, "autoexpand": False})
 
 
 def _hover(pattern: np.ndarray, queries: list[int], shown: list[str]) -> dict:

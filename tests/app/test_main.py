@@ -81,6 +81,7 @@ def test_the_server_is_told_to_stay_on_this_machine_and_quiet():
     options = launch.command(port=1234, address="127.0.0.1")
     assert "--server.address=127.0.0.1" in options and "--server.port=1234" in options
     assert "--browser.gatherUsageStats=false" in options and "--server.fileWatcherType=none" in options
+    assert "--runner.postScriptGC=false" in options
     assert f"--server.maxUploadSize={launch.UPLOAD_MB}" in options
     assert f"--theme.dark.backgroundColor={DARK.background}" in options, "figures would stand in boxes"
     assert f"--theme.light.primaryColor={LIGHT.accent}" in options
