@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from functools import partial
@@ -131,6 +132,39 @@ def test_progress_ends_with_every_changed_sequence(tiny: Callable[[str], Any]) -
     model, seen = tiny("gpt2"), []
     sweep(model, batch_of(model), "kl_to_clean", zero, chunk=6, progress=lambda *now: seen.append(now))
     assert seen == sorted(seen) and seen[-1] == (36, 36) and len(seen) == 6
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_early_layers_and_unread_positions_are_not_computed_for_every_head(
+    tiny: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("gpt2")
+    batch = batch_of(model)
+    sequences, unembedded = [0] * len(model.blocks), []
+
+    def counting(module: Any, count: Callable[[Any], None]) -> None:
+        own = module.forward
+
+        @functools.wraps(own)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            count(args[0] if args else kwargs["hidden_states"])
+            return own(*args, **kwargs)
+
+        monkeypatch.setattr(module, "forward", counted)
+
+    def counter(layer: int) -> Callable[[Any], None]:
+        def count(hidden: Any) -> None:
+            sequences[layer] += len(hidden)
+
+        return count
+
+    for layer, block in enumerate(model.blocks):
+        counting(block.original_component, counter(layer))
+    counting(model.unembed.original_component, lambda hidden: unembedded.append(hidden.shape[:2].numel()))
+    sweep(model, batch, "kl_to_clean", zero)
+    changed = model.cfg.n_layers * model.cfg.n_heads * len(batch)
+    assert sequences[0] < changed / 2, "a changed head needs no layer before its own"
+    assert changed <= sum(unembedded) < 1.5 * changed, "one position a changed sequence"
 
 
 def test_blocks_that_cannot_run_alone_fall_back_to_the_loop(
