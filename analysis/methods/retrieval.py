@@ -98,8 +98,15 @@ def retrieval(
         f"{(~accepted).sum()} were rejected and count for nothing."
     ]
     if accepted.any():
-        n_found = int((np.nanmean(samples, axis=0) >= THRESHOLD).sum())
-        notes.append(f"{n_found} of {samples[0].size} heads score {THRESHOLD} or more: retrieval heads.")
+        values = np.nanmean(samples, axis=0)
+        n_found = int((values >= THRESHOLD).sum())
+        counted = buckets(HeadScores(values, None, "retrieval"))
+        classes = "; ".join(
+            f"{name}: {n}" for name, n in zip(counted["bucket"], counted["heads"], strict=True)
+        )
+        notes.append(
+            f"{n_found} of {values.size} heads score {THRESHOLD} or more: retrieval heads. Heads by score, {classes}."
+        )
     return Measured(samples, chance, tuple(notes))
 
 

@@ -96,6 +96,10 @@ def test_the_planted_copying_head_retrieves_the_whole_needle_and_no_other_head_d
     assert scores.table().iloc[0]["p"] < 0.001
     assert scores.notes[0].startswith("12 of 12 prompts were accepted")
     assert scores.notes[1].startswith("1 of 12 heads score 0.1 or more")
+    counts = buckets(scores)["heads"].tolist()
+    assert scores.notes[1].endswith(
+        f"by score, 0: {counts[0]}; (0, 0.1): {counts[1]}; [0.1, 0.5): 0; [0.5, 1]: 1."
+    )
 
 
 @pytest.mark.parametrize("form", ["paper", "code"])
