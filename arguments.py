@@ -28,10 +28,14 @@ def pairs(items: Sequence[str], where: str) -> dict[str, str]:
 
 
 def prompts_from_file(data: str | None) -> PromptSet | None:
-    """Read a prompt file; None where `data` is no file but a name, or not given."""
+    """Read a prompt file, JSON lines or CSV; None where `data` is no file but a name, or not given."""
     if data is None:
         return None
     path = Path(data).expanduser()
+    if path.suffix == ".csv":
+        from .datasets.csv_files import from_csv
+
+        return from_csv(path)
     if path.suffix == ".jsonl" or path.exists() or len(path.parts) > 1:
         from .datasets.prompts import PromptSet
 

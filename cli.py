@@ -28,6 +28,8 @@ from .console import (
     working,
 )
 from .errors import CallError, HeadscopeError
+from .options import Device, DryRun, Json, Model, Out, Seed
+from .safety_command import sahara
 
 
 class _Commands(TyperGroup):
@@ -56,13 +58,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-Model = Annotated[str, typer.Option("--model", "-m", help="organism/NAME, a folder, or a hub id.")]
-Out = Annotated[Path, typer.Option(help="Folder that receives the run.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same numbers.")]
-Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; by default a GPU if there is one.")]
 
 
 def main() -> None:
@@ -372,6 +367,9 @@ def generate(
         rows.append(row)
         lines += [f"prompt: {text}", *side_by_side(row), ""]
     show(as_json, {"interventions": [str(change) for change in changes], "texts": rows}, lines[:-1])
+
+
+app.command()(sahara)
 
 
 @app.command("app")

@@ -12,7 +12,7 @@ from ...datasets.prompts import Prompt, PromptSet
 from ...errors import BadOption, MissingData, nearest
 from ...hooks.encode import encode
 from ...hooks.heads import all_heads
-from ...hooks.interventions import Intervention, scale, uniform
+from ...hooks.interventions import Intervention, mean, scale, uniform
 from ...hooks.sweep import sweep
 from ..registry import Measured, method
 from ..safety.shift import SPAN_NOTE, representation_shift
@@ -20,7 +20,7 @@ from ..safety.shift import SPAN_NOTE, representation_shift
 PAPER = "Zhou et al. 2025, arXiv:2410.13708"
 HARMFUL = "harmful"
 
-Kind = Literal["uniform", "scale"]
+Kind = Literal["uniform", "scale", "mean"]
 
 
 @method(
@@ -54,8 +54,11 @@ def ships(
     Reference: Zhou et al. 2025, arXiv:2410.13708, eq. 7 to 9, and the authors' code. `kind="uniform"` is their
         "undifferentiated attention", as the running mean of v: the limit of scaling W_q by ε → 0 where heads have
         their own queries without norm or bias, and right also where that is not. `kind="scale"` is their "scaling
-        contribution" with ε = `gain`. Certain (read in paper and code): KL over the vocabulary at the last prompt
-        token, natural logarithm. Ours: no 1e-12 is added to the probabilities, and the counterpart is the control.
+        contribution" with ε = `gain`. `kind="mean"` is ours: the head's mean output over all tokens of the requests
+        and their counterparts, which removes what it says of one request and keeps what it says of all; it is not the
+        paper's mean over the heads of a layer. Certain (read in paper and code): KL over the vocabulary at the last
+        prompt token, natural logarithm. Ours: no 1e-12 is added to the probabilities, and the counterpart is the
+        control.
 
     Args:
         model: The bridge.
@@ -70,12 +73,12 @@ def ships(
     """
     rows = wanted_rows(prompts, label)
     samples = np.full((len(prompts), int(model.cfg.n_layers), int(model.cfg.n_heads)), np.nan)
-    change = ablation(kind, gain)
+    chosen = PromptSet(prompts.name, tuple(prompts[row] for row in rows))
+    change = ablation(kind, gain, chosen)
 
     def measure(texts: PromptSet) -> np.ndarray:
         return sweep(model, encode(model, texts), "kl_to_clean", change).double().numpy()
 
-    chosen = PromptSet(prompts.name, tuple(prompts[row] for row in rows))
     samples[rows] = measure(chosen)
     if control:
         samples[rows] -= measure(counterparts(chosen))
@@ -133,7 +136,7 @@ def ships_dataset(
     """
     rows = wanted_rows(prompts, label)
     chosen = PromptSet(prompts.name, tuple(prompts[row] for row in rows))
-    change = ablation(kind, gain)
+    change = ablation(kind, gain, chosen)
 
     def measure(texts: PromptSet) -> np.ndarray:
         values = np.full((int(model.cfg.n_layers), int(model.cfg.n_heads)), np.nan)
@@ -146,13 +149,23 @@ def ships_dataset(
     return Measured(None, None, (*notes, SPAN_NOTE), values)
 
 
-def ablation(kind: str, gain: float) -> Callable[..., Intervention]:
+def ablation(kind: str, gain: float, requests: PromptSet) -> Callable[..., Intervention]:
     """Return what takes a head's place, by the names of these methods.
+
+    Args:
+        kind: `uniform`, `scale` or `mean`.
+        gain: Of `scale`.
+        requests: Those over which, with their counterparts, `mean` is taken.
 
     Raises:
         BadOption: There is no such kind.
     """
-    kinds: dict[str, Callable[..., Intervention]] = {"uniform": uniform, "scale": partial(scale, gain=gain)}
+    texts = [one for prompt in requests for one in (prompt.text, prompt.corrupted) if one]
+    kinds: dict[str, Callable[..., Intervention]] = {
+        "uniform": uniform,
+        "scale": partial(scale, gain=gain),
+        "mean": partial(mean, reference=texts),
+    }
     if kind not in kinds:
         raise BadOption(f"kind={kind!r}: there is no such choice.{nearest(kind, kinds)}")
     return kinds[kind]
@@ -192,7 +205,11 @@ def counterparts(prompts: PromptSet) -> PromptSet:
 def _notes(
     kind: str, gain: float, n_counted: int, n_prompts: int, label: str, control: bool
 ) -> tuple[str, ...]:
-    how = "its attention spread evenly" if kind == "uniform" else f"its output multiplied by {gain:g}"
+    how = {
+        "uniform": "its attention spread evenly",
+        "scale": f"its output multiplied by {gain:g}",
+        "mean": "its output replaced by its mean over these requests and their counterparts",
+    }[kind]
     notes = [f"Each head alone was changed, {how}; a score is the effect of that."]
     if n_counted < n_prompts:
         notes.append(f"{n_counted} of {n_prompts} prompts have the label {label} and count.")

@@ -155,6 +155,7 @@ def evaluate(
     max_new_tokens: int = 128,
     stop: str | None = None,
     seed: int = 0,
+    clean: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Let a model answer requests clean, without the heads, and without random heads of the same layers.
@@ -175,6 +176,7 @@ def evaluate(
         neutral: Texts whose perplexity tells whether the model is damaged; for `organism/text` made by default.
         max_new_tokens, stop: Where a text ends.
         seed: Of random heads and sampling.
+        clean: Measure the unchanged model too; False where it has been measured.
         progress: Called with the number of generated sets and their total.
 
     Raises:
@@ -188,7 +190,7 @@ def evaluate(
     if not ways or not temperatures:
         raise BadOption("forms and temperatures: give at least one of each.")
     chosen = parse_heads(heads, model) if heads else ()
-    planned: list[tuple[str, int, tuple[Head, ...]]] = [(CLEAN, 0, ())]
+    planned: list[tuple[str, int, tuple[Head, ...]]] = [(CLEAN, 0, ())] if clean or not chosen else []
     notes: list[str] = []
     if chosen:
         planned.append((CHOSEN, 0, chosen))

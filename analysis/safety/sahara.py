@@ -17,7 +17,7 @@ from ...hooks.heads import Head, all_heads, parse_heads
 from ...hooks.info import describe
 from ..defaults import as_prompt_set
 from ..files import read_json, write_json
-from ..methods.ships import HARMFUL, ablation, counterparts, wanted_rows
+from ..methods.ships import HARMFUL, Kind, ablation, counterparts, wanted_rows
 from ..scores import Source
 from .shift import representation_shift
 
@@ -130,7 +130,7 @@ def sahara(
     prompts: Any,
     *,
     size: int = 3,
-    kind: Literal["uniform", "scale"] = "uniform",
+    kind: Kind = "uniform",
     gain: float = 1e-5,
     rank: int = 1,
     degrees: bool = False,
@@ -172,7 +172,7 @@ def sahara(
         raise BadOption(f"by={by!r}: there is no such choice.{nearest(str(by), get_args(By))}")
     asked, matched = _requests(prompts, label, benign)
     candidates = _candidates(model, heads, size)
-    change = ablation(kind, gain)
+    change = ablation(kind, gain, asked)
     info = describe(model)
     settings = {
         "format": _FORMAT,
