@@ -156,7 +156,6 @@ def encode(
     if side not in ("left", "right"):
         raise BadOption(f"padding_side is {padding_side!r}; choose left or right.")
     encoded = [codec.tokens(prompt.text, f"prompt {index}") for index, prompt in enumerate(chosen)]
-    _tell_unknown(codec, unknown_words(codec, chosen)[0])
     tokens, mask = _pad(encoded, codec.pad_id, side)
     names = list(dict.fromkeys(name for prompt in chosen for name in prompt.spans))
     spans = {name: torch.zeros(mask.shape, dtype=torch.bool) for name in names}
@@ -169,6 +168,12 @@ def encode(
         codec.continuation(prompt.text, prompt.answer, f"prompt {i}") for i, prompt in enumerate(chosen)
     ]
     foils = [codec.continuation(prompt.text, prompt.foil, f"prompt {i}") for i, prompt in enumerate(chosen)]
+    nothing = codec.tokenizer.unk_token_id
+    read = zip(chosen, encoded, answers, foils, strict=True)
+    suspects = [
+        prompt for prompt, own, *ends in read if nothing in own.ids or any(nothing in end for end in ends)
+    ]
+    _tell_unknown(codec, unknown_words(codec, suspects)[0])
     batch = Batch(tokens, mask, spans, _table(answers), _table(foils), chosen, codec, side)
     return batch.to(model.cfg.device)
 
