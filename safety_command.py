@@ -13,6 +13,7 @@ from .errors import MissingData
 from .options import Device, DryRun, Json, Model, Out, Seed
 
 _KINDS = ("uniform", "scale", "mean")
+_FORMS = ("direct", "template")
 _BY = ("harmful", "difference")
 _SHOWN = ("k", "arm", "label", "draws", "n", "answered", "low", "high", "lowest", "highest", "gibberish")
 _TAUGHT = ("as_taught", "as_foil", "perplexity")
@@ -49,6 +50,12 @@ def sahara(
         str, typer.Option(help="Maximise the harmful score, as the paper does, or the difference to benign.")
     ] = "harmful",
     judge: Annotated[str, typer.Option(help="corrected or published.")] = "corrected",
+    form: Annotated[
+        str, typer.Option(help="How requests are put: direct, template, or both with a comma.")
+    ] = "direct",
+    temperature: Annotated[
+        list[float] | None, typer.Option(min=0.0, help="0 takes the likeliest token; repeatable.")
+    ] = None,
     draws: Annotated[int, typer.Option(min=0, help="Random sets of heads beside each group.")] = 5,
     n: Annotated[int, typer.Option("-n", min=8, help="Requests, where they are generated.")] = 120,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
@@ -69,6 +76,9 @@ def sahara(
     one_of(kind, _KINDS, "--kind")
     one_of(by, _BY, "--by")
     one_of(judge, ("corrected", "published"), "--judge")
+    forms, temperatures = tuple(form.split(",")), tuple(temperature or (0.0,))
+    for one in forms:
+        one_of(one, _FORMS, "--form")
     with working():
         prompts, other = _read(data, column, benign), prompts_from_file(held_out)
     settings: dict[str, Any] = {"size": size, "kind": kind, "gain": gain, "rank": rank, "by": by}
@@ -98,6 +108,8 @@ def sahara(
             asked,
             kind=kind,
             judge=JUDGES[judge](),
+            forms=forms,
+            temperatures=temperatures,
             draws=draws,
             max_new_tokens=max_new_tokens,
             stop=stop,
@@ -108,7 +120,8 @@ def sahara(
         )
         folder = found.save(out / name)
     table = found.summary()
-    columns = [*_SHOWN, *(one for one in _TAUGHT if table[one].notna().any())]
+    several = [one for one in ("form", "temperature") if table[one].nunique() > 1]
+    columns = [*_SHOWN[:3], *several, *_SHOWN[3:], *(one for one in _TAUGHT if table[one].notna().any())]
     form = {"index": False, "na_rep": "-", "float_format": "{:.3g}".format}
     lines = [
         f"sahara of {found.search.model} on {found.search.harmful}; kind {kind}, degrees",

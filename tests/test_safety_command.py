@@ -51,6 +51,10 @@ def test_sahara_prints_cost_steps_and_rates_and_goes_on(
     assert [one.name for one in (tmp_path / "runs").iterdir()] == [folder.name]
     assert len(record["heads"]) == 2 and str(record["heads"][0]) in done.stdout
     assert {row["arm"] for row in record["evaluation"]} == {"clean", "chosen", "random"}
+    crossed = call(
+        *common, "--size", "1", "--form", "direct,template", "--temperature", "0", "--temperature", "1"
+    )
+    assert "template" in crossed.stdout and crossed.stdout.count(" chosen ") == 8
     planned = json.loads(call(*common, "--dry-run", "--json").stdout)["plan"]
     assert planned["size"] == 3 and planned["kind"] == "uniform"
 
@@ -70,6 +74,7 @@ def test_ships_is_scored_from_a_csv_file(model_folder, files: tuple[str, str], t
     [
         (["--kind", "zero"], "BadOption: --kind zero"),
         (["--by", "benign"], "BadOption: --by benign"),
+        (["--form", "direct,chat"], "BadOption: --form chat"),
         (["--judge", "guard"], "BadOption: --judge guard"),
         (["--column", "goal"], "MissingData: --column and --benign belong to a CSV file"),
         (["--data", "nothing.csv"], "MissingData: nothing.csv: no such file"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Study:
         return pd.concat(parts, ignore_index=True)
 
     def sentence(self, k: int) -> str:
-        """Say what losing the first k heads does."""
+        """Say what losing the first k heads does; of several forms and temperatures the first."""
         heads = ", ".join(map(str, self.search.heads[:k]))
         harmful, benign = self._row(CHOSEN, HARMFUL, k), self._row(CHOSEN, BENIGN, k)
         clean, clean_benign = self._row(CLEAN, HARMFUL, 0), self._row(CLEAN, BENIGN, 0)
@@ -69,7 +69,10 @@ class Study:
         )
 
     def conclusion(self) -> str:
-        """Say whether any of these groups carries the refusals, by rates that count only what is no gibberish."""
+        """Say whether any of these groups carries the refusals.
+
+        By rates that count only what is no gibberish, over all forms and temperatures together.
+        """
         for k in range(1, len(self.evaluations) + 1):
             if self.flips(k):
                 return (
@@ -144,6 +147,7 @@ class Study:
         }
 
     def _row(self, arm: str, label: str, k: int) -> Any:
+        """Return the summary's row of an arm in the first form and temperature; None where it was not run."""
         table = self.summary()
         found = table[(table["arm"] == arm) & (table["label"] == label) & (table["k"] == k)]
         return next(iter(found.itertuples(index=False)), None)
@@ -170,6 +174,8 @@ def study(
     by: By = "harmful",
     benign: PromptSet | None = None,
     judge: Judge = refusal_judge,
+    forms: Iterable[str] | Mapping[str, Callable[[str], str]] = ("direct",),
+    temperatures: Sequence[float] = (0.0,),
     draws: int = 5,
     max_new_tokens: int = 128,
     stop: str | None = None,
@@ -205,6 +211,8 @@ def study(
             search.heads[:k],
             kind=ablation(kind, gain, seen),
             judge=judge,
+            forms=forms,
+            temperatures=temperatures,
             draws=draws,
             max_new_tokens=max_new_tokens,
             stop=stop,
