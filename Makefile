@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= runs/demo
 
-.PHONY: help demo test lint types clean
+.PHONY: help demo test lint types browser clean
 
 help:
 	@echo "make demo   score, check and report on the shipped models (report in $(OUT))"
@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 	$(BIN)/headscope demo --out $(OUT)
 
 test: export HF_HUB_OFFLINE := 1
-test: lint types
+test: lint types browser
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-test
@@ -25,6 +25,13 @@ lint: $(VENV)/.installed-test
 
 types: $(VENV)/.installed-test
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+
+# The browser tests drive Debian's Chromium. Where it is not here and cannot be installed they are skipped, and say so.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && echo "installing Chromium for the browser tests" && apt-get -qq update \
+	  && apt-get -qq install --yes --no-install-recommends chromium >/dev/null; } \
+	  || echo "Chromium is not here and cannot be installed: the browser tests will be skipped."
 
 clean:
 	rm -rf $(VENV) build dist headscope.egg-info .pytest_cache .ruff_cache .hypothesis
