@@ -15,6 +15,7 @@ from .encode import Batch
 from .forward import forward
 from .intervene import intervene
 from .interventions import Intervention
+from .references import References
 
 
 @contextmanager
@@ -37,7 +38,11 @@ def unembedded(model: Any) -> Iterator[list[Tensor]]:
 
 @torch.no_grad()
 def final_hidden(
-    model: Any, batch: Batch, interventions: Sequence[Intervention] = ()
+    model: Any,
+    batch: Batch,
+    interventions: Sequence[Intervention] = (),
+    *,
+    references: References | None = None,
 ) -> Float[Tensor, "example d_model"]:
     """Return the hidden state after the final norm at each prompt's last real position; float32, on the CPU.
 
@@ -47,13 +52,14 @@ def final_hidden(
         model: The bridge.
         batch: Encoded prompts.
         interventions: What to change meanwhile.
+        references: As for `intervene`.
 
     Raises:
         NonFinite: The logits that follow are NaN or infinite.
     """
     with unembedded(model) as seen:
         # A head without effect makes the block refuse at its end, when the result is already there.
-        with suppress(NoEffect), intervene(model, list(interventions), batch):
+        with suppress(NoEffect), intervene(model, list(interventions), batch, references=references):
             forward(model, batch, logits_at="last")
         hidden = seen[-1]
     last = batch.last.to(hidden.device)

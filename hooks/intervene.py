@@ -33,14 +33,20 @@ class Run:
         thread: The thread that entered the block.
     """
 
-    def __init__(self, model: Any, interventions: tuple[Intervention, ...], batch: Batch | None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        interventions: tuple[Intervention, ...],
+        batch: Batch | None,
+        references: References | None = None,
+    ) -> None:
         self.model = model
         self.interventions = interventions
         self.batch = batch
         self.thread = threading.get_ident()
         self._passes = Passes(model, batch)
         self._paused = 0
-        self._references = References(model)
+        self._references = References(model) if references is None else references
         self._fired: list[Counter[int]] = [Counter() for _ in interventions]  # by layer
         self._changed = [False] * len(interventions)
 
@@ -153,7 +159,11 @@ class Run:
 
 @contextmanager
 def intervene(
-    model: Any, interventions: Intervention | Iterable[Intervention], batch: Batch | None = None
+    model: Any,
+    interventions: Intervention | Iterable[Intervention],
+    batch: Batch | None = None,
+    *,
+    references: References | None = None,
 ) -> Iterator[Run]:
     """Apply interventions to every forward pass of a model inside the block.
 
@@ -165,6 +175,7 @@ def intervene(
         interventions: One or several; none is allowed and changes nothing.
         batch: The prompts, if the model will be called directly and an intervention needs their spans or corrupted
             texts. Headscope's `forward` and `generate` make it known themselves.
+        references: Reference runs to share between blocks while the weights stay as they are; None makes its own.
 
     Yields:
         The run, whose `fired` counts what happened so far.
@@ -182,7 +193,7 @@ def intervene(
                 f"{intervention!r} is no intervention; make one with zero, mean, resample, uniform or scale."
             )
         parse_heads(intervention.heads, model)
-    with applied(Run(model, listed, batch)) as run:
+    with applied(Run(model, listed, batch, references)) as run:
         yield run
 
 

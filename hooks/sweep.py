@@ -164,7 +164,9 @@ def sweep_hidden(
             found[place[run.head], run.rows] = run.hidden.to(found)
     except Unsupported as reason:
         _warn_slower(model, reason)
-        return torch.stack([final_hidden(model, batch, [kind((head,))]) for head in wanted])
+        shared = References(model)
+        runs = (final_hidden(model, batch, [kind((head,))], references=shared) for head in wanted)
+        return torch.stack(list(runs))
     assert found is not None
     return found
 

@@ -15,6 +15,7 @@ from ...hooks.encode import Batch, encode
 from ...hooks.heads import Head
 from ...hooks.hidden import final_hidden
 from ...hooks.interventions import Intervention
+from ...hooks.references import References
 from ...hooks.sweep import sweep_hidden
 
 SPAN_NOTE = (
@@ -46,11 +47,12 @@ def representation_shift(
     most = min(len(prompts), int(model.cfg.d_model))
     if not 1 <= rank <= most:
         raise BadOption(f"rank={rank}: expected 1 to {most} for {len(prompts)} requests.")
-    clean = leading_directions(_hidden(model, batch, []), rank)
+    shared = References(model)
+    clean = leading_directions(_hidden(model, batch, [], shared), rank)
     for _, layer_heads in groupby(sorted(heads), key=lambda head: head.layer):
         some = list(layer_heads)
         if group:
-            changed = (_hidden(model, batch, [kind((*group, head))]) for head in some)
+            changed = (_hidden(model, batch, [kind((*group, head))], shared) for head in some)
         else:
             changed = iter(sweep_hidden(model, batch, kind, heads=some).double().numpy())
         for head, hidden in zip(some, changed, strict=True):
@@ -80,10 +82,10 @@ def principal_angles(
 
 
 def _hidden(
-    model: Any, batch: Batch, interventions: list[Intervention]
+    model: Any, batch: Batch, interventions: list[Intervention], references: References
 ) -> Float[np.ndarray, "request d_model"]:
     parts = [
-        final_hidden(model, batch.rows(slice(start, start + _ROWS)), interventions).double().numpy()
+        final_hidden(model, batch.rows(slice(start, start + _ROWS)), interventions, references=references)
         for start in range(0, len(batch), _ROWS)
     ]
-    return np.concatenate(parts)
+    return np.concatenate([part.double().numpy() for part in parts])

@@ -19,7 +19,8 @@ from headscope.errors import BadOption, BadRun, MissingData
 from headscope.hooks.encode import encode
 from headscope.hooks.heads import Head
 from headscope.hooks.hidden import final_hidden
-from headscope.hooks.interventions import uniform
+from headscope.hooks.interventions import mean, uniform
+from headscope.hooks.references import References
 
 HARMFUL = PromptSet(
     "harmful", tuple(Prompt(sentence(n, n), corrupted=sentence(n, n + 50)) for n in range(5, 10))
@@ -35,6 +36,24 @@ def test_one_step_is_the_first_of_ships_dataset(any_model: Any) -> None:
         assert np.array_equal(found.grid(0), scores.values)
         benign = score(any_model, "ships-dataset", counterparts(HARMFUL), **options)
         assert np.array_equal(found.grid(0, "benign"), benign.values)
+
+
+def test_the_mean_is_made_once_for_all_heads_of_a_step(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, every = tiny("llama"), [Head(0, 1), Head(1, 2), Head(1, 3), Head(2, 0)]
+    made: list[int] = []
+    real = References._mean
+    monkeypatch.setattr(References, "_mean", lambda self, *given: made.append(1) or real(self, *given))
+    found = sahara(model, HARMFUL, size=2, heads=every, kind="mean")
+    assert len(made) == 2 * (
+        3 + 1
+    )  # for either kind of request: three layers' sweeps, then one for three heads
+    texts = [text for prompt in HARMFUL for text in (prompt.text, prompt.corrupted)]
+    batch = encode(model, HARMFUL)
+    one, two = (
+        np.linalg.svd(final_hidden(model, batch, changes).double().numpy())[0][:, 0]
+        for changes in ([], [mean(found.heads, texts)])
+    )
+    assert found.table()["harmful"][1] == pytest.approx(np.arccos(min(1.0, abs(one @ two))), abs=1e-5)
 
 
 def angle_of(model: Any, prompts: Any, heads: list[Head]) -> float:
