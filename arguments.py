@@ -68,8 +68,25 @@ def sizes(k: str) -> tuple[int, ...]:
         raise BadOption(f"--k {k}: expected whole numbers with commas between, such as 1,2,4,8") from None
 
 
+def places(positions: str | None) -> tuple[int, ...] | None:
+    """Read token positions with commas between; None for all."""
+    if positions is None:
+        return None
+    try:
+        return tuple(int(place) for place in positions.split(","))
+    except ValueError:
+        raise BadOption(
+            f"--positions {positions}: expected whole numbers with commas between, such as 0,3,-1"
+        ) from None
+
+
 def interventions(
-    ablate: str | None, how: str, scales: Sequence[str], phase: str, prompts: Sequence[str]
+    ablate: str | None,
+    how: str,
+    scales: Sequence[str],
+    phase: str,
+    prompts: Sequence[str],
+    positions: tuple[int, ...] | None = None,
 ) -> list[Intervention]:
     """Read `--ablate`, `--how` and `--scale`; the mean is over the prompts given."""
     from functools import partial
@@ -80,7 +97,8 @@ def interventions(
     kind = choices[one_of(how, choices, "--how")]
     if ablate is None and how != "uniform":
         raise BadOption(f"--how {how}: says what to do to heads, and none are named; add --ablate L5H1,L6H0")
-    changes: list[Intervention] = [] if ablate is None else [kind(ablate, phase=phase)]
+    where: dict[str, Any] = {"phase": phase, "positions": positions}
+    changes: list[Intervention] = [] if ablate is None else [kind(ablate, **where)]
     for item in scales:
         heads, _, gain = item.rpartition("=")
         try:
@@ -89,7 +107,7 @@ def interventions(
             heads = ""
         if not heads:
             raise BadOption(f"--scale {item}: expected heads=gain, such as --scale L5H1=2")
-        changes.append(scale(heads, number, phase=phase))
+        changes.append(scale(heads, number, **where))
     return changes
 
 

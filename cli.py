@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
-from .arguments import fresh_prompts, interventions, kinds, one_of, pairs, prompts_from_file, sizes
+from .arguments import fresh_prompts, interventions, kinds, one_of, pairs, places, prompts_from_file, sizes
 from .console import (
     progress_line,
     score_lines,
@@ -29,6 +29,7 @@ from .console import (
 )
 from .errors import CallError, HeadscopeError
 from .options import Device, DryRun, Json, Model, Out, Seed
+from .pattern_command import pattern
 from .safety_command import sahara
 
 
@@ -330,6 +331,10 @@ def generate(
         list[str] | None, typer.Option(metavar="HEADS=g", help="Multiply head outputs by g; repeatable.")
     ] = None,
     phase: Annotated[str, typer.Option(help="Where to intervene: prefill, decode or all.")] = "all",
+    positions: Annotated[
+        str | None,
+        typer.Option(metavar="I,I,...", help="Tokens to intervene at: 0 is the first, -1 the prompt's last."),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 20,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
     seed: Seed = 0,
@@ -342,7 +347,7 @@ def generate(
     Example: headscope generate -m organism/planted -p "apple banana orange apple" --ablate L2H1
     """
     with working():
-        changes = interventions(ablate, how, scale or (), phase, prompt)
+        changes = interventions(ablate, how, scale or (), phase, prompt, places(positions))
     if dry_run:
         plan = {
             "command": "generate",
@@ -369,6 +374,7 @@ def generate(
     show(as_json, {"interventions": [str(change) for change in changes], "texts": rows}, lines[:-1])
 
 
+app.command()(pattern)
 app.command()(sahara)
 
 

@@ -121,7 +121,7 @@ class Change:
             for name, absent in (
                 ("resampled heads", self.kind == "resample"),
                 ("the direct effect", self.flow != "total"),
-                ("single positions", self.positions is not None),
+                ("the positions of a span", isinstance(self.positions, str)),
                 ("a reference of its own", self.reference is not None),
             )
             if absent
@@ -136,7 +136,11 @@ class Change:
             if self.kind == "scale"
             else ["--ablate", heads, "--how", self.kind]
         )
-        return given if self.phase == "all" else [*given, "--phase", self.phase]
+        if self.phase != "all":
+            given += ["--phase", self.phase]
+        if self.positions is not None:
+            given += [f"--positions={_written(self.positions)}"]  # one word: the first number may be negative
+        return given
 
 
 def read_positions(text: str) -> Any:

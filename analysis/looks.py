@@ -129,6 +129,16 @@ class Looks:
             }
         )
 
+    def top_keys(self, head: Head, most: int, *, weighted: bool = False) -> pd.DataFrame:
+        """List the keys that each token looks at most, strongest first; columns as in `table`."""
+        pattern = self.pattern(head, weighted=weighted)
+        rows = []
+        for query, weights in enumerate(pattern):
+            seen = weights if weights[query + 1 :].any() else weights[: query + 1]
+            for key in np.argsort(-seen, kind="stable")[:most].tolist():
+                rows.append((query, key, self.tokens[query], self.tokens[key], float(weights[key])))
+        return pd.DataFrame(rows, columns=["query", "key", "query_token", "key_token", "weight"])
+
     def thumbnails(self, size: int = 48) -> Float[np.ndarray, "layer head side side"]:
         """Shrink every pattern to a small square by taking the largest value of each patch.
 

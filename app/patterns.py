@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import streamlit as st
 
 from headscope.analysis import look_figures
@@ -114,10 +116,10 @@ def _ways_to_look_closer(text: str) -> None:
         "Closer", _VIEWS, default=_VIEWS[0], required=True, key="view", bind="query-params"
     )
     _keep_below("token", last)
-    middle.number_input(
-        "Token", 0, last, value=None, placeholder="the mouse", key="token", bind="query-params"
-    )
-    view, token = st.session_state["view"], st.session_state["token"]
+    view = st.session_state["view"]
+    unset = "its last" if view == "Neurons" else "the mouse"
+    middle.number_input("Token", 0, last, value=None, placeholder=unset, key="token", bind="query-params")
+    token = st.session_state["token"]
     if view == "Lines":
         sizes = state.info()
         names = [str(Head(layer, index)) for layer in range(sizes.n_layers) for index in range(sizes.n_heads)]
@@ -183,7 +185,8 @@ def _export(text: str, weighted: bool) -> None:
             f"head_figure(looks, headscope.Head({head.layer}, {head.index}), weighted={weighted}).show()",
         ]
     )
-    widgets.copy_as(python=python)
+    command = ["headscope", "pattern", "--model", choice.name, f"--prompt={text}", "--head", str(head)]
+    widgets.copy_as(command=shlex.join([*command, *(["--weighted"] if weighted else [])]), python=python)
     name = f"{choice.name.rpartition('/')[2]}-{head}"
     table, drawn = st.columns(2)
     table.download_button(

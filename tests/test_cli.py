@@ -17,7 +17,7 @@ import headscope.cli
 from headscope.errors import CallError, HookNeverFired, RunError, UnknownHead
 
 PLANTED = "organism/planted"
-COMMANDS = ["demo", "models", "methods", "score", "verify", "generate", "app"]
+COMMANDS = ["demo", "models", "methods", "score", "verify", "generate", "pattern", "app"]
 
 
 def call(*arguments: str, status: int = 0):
@@ -138,6 +138,19 @@ def test_generate_prints_clean_and_changed_text_side_by_side():
     assert "changed" not in call(*arguments).stdout
     gained = json.loads(call(*arguments, "--scale", "L2H1=0", "--json").stdout)["texts"][0]
     assert gained["changed"] == row["changed"]
+
+
+def test_generate_changes_single_positions():
+    arguments = ["generate", "-m", PLANTED, "-p", "apple banana orange apple", "--max-new-tokens", "1"]
+    changed = {
+        at: json.loads(
+            call(*arguments, "--ablate", "L2H1", "--how", "zero", f"--positions={at}", "--json").stdout
+        )["texts"][0]["changed"].strip()
+        for at in ("1", "-1")
+    }
+    assert changed["1"] == "banana" != changed["-1"], "only the last token's head reads what to say"
+    said = call(*arguments, "--ablate", "L2H1", "--positions", "needle", status=2).stderr
+    assert "--positions needle: expected whole numbers" in said
 
 
 BAD_CALLS = [

@@ -110,6 +110,8 @@ def test_wrong_changes_are_refused_at_once(planted):
 def test_commands_say_what_the_change_is():
     text = "it's; $(rm) <b>"
     numbers = {"max_new_tokens": 7, "temperature": 0.5, "seed": 3}
+    at = Change("zero", "L0H1", positions=(-1, 2), phase="prefill")
+    assert at.options()[-3:] == ["--phase", "prefill", "--positions=-1,2"]
     command = generate_command("organism/planted", text, Change("scale", "L0H1,L2H0", gain=-1), **numbers)
     assert "--scale L0H1,L2H0=-1" in command and "--seed 3" in command and "'\"'\"'s; $(rm)" in command
     with pytest.raises(BadOption, match="direct effect"):

@@ -112,3 +112,11 @@ def test_models_whose_rows_cannot_be_computed_show_whole_patterns(tiny, monkeypa
 def test_a_token_that_is_not_there_is_refused(tiny):
     with pytest.raises(BadOption, match="key 10: the prompt has tokens 0-9"):
         look(tiny("gpt2"), sentence(9, seed=5)).pair(Head(0, 0), 1, 10)
+
+
+def test_the_keys_that_a_token_looks_at_most_are_none_that_it_cannot_see():
+    looks = by_hand([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.3, 0.1, 0.6]])
+    table = looks.top_keys(Head(0, 0), 2)
+    pairs = list(zip(table["query"], table["key"], strict=True))
+    assert pairs == [(0, 0), (1, 1), (1, 0), (2, 2), (2, 0)]
+    assert table["weight"].tolist() == pytest.approx([1, 1, 0, 0.6, 0.3])
