@@ -40,7 +40,8 @@ def draw_controls(
     free = sorted(set(pool) - set(top))
     label = f"k={len(top)}, {kind}"
     if len(free) < len(top):
-        return [], [f"{label}: not run, only {len(free)} heads are left to draw from."]
+        left = "1 head is" if len(free) == 1 else f"{len(free)} heads are"
+        return [], [f"{label}: not run, only {left} left to draw from."]
     notes = []
     if kind == "same-layers":
         wanted, borrowed = _layers(top, free)

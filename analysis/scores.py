@@ -118,9 +118,11 @@ class HeadScores:
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise BadOption(f"k={k!r}: expected a whole number of heads, 1 or more.")
         if k > len(self._ranked):
+            if len(self._ranked) == self.values.size:
+                raise BadOption(f"k={k}: there are only {self.values.size} heads.")
             why = f" {' '.join(self.notes)}" if self.notes else ""
             raise BadOption(
-                f"k={k}: only {len(self._ranked)} of the {self.values.size} heads have a {self.method} score.{why}"
+                f"k={k}: only {len(self._ranked)} of {self.values.size} heads have a score for {self.method}.{why}"
             )
         return self._ranked[:k]
 

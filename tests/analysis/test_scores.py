@@ -74,7 +74,7 @@ def test_a_change_to_the_table_does_not_reach_the_scores():
 def test_top_gives_heads_highest_first_and_never_one_that_was_not_run():
     assert str(_scores().top(1)[0]) == "L1H2"
     assert len(_scores().top(5)) == 5
-    with pytest.raises(BadOption, match=r"k=6: only 5 of the 6 heads have a example score"):
+    with pytest.raises(BadOption, match=r"k=6: only 5 of 6 heads have a score for example"):
         _scores().top(6)
 
 

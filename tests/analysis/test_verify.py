@@ -147,7 +147,7 @@ def test_heads_that_were_not_run_are_no_controls(planted):
     found = verify(planted, HeadScores(values, None, "made up"), PROMPTS, outcome, k=(1, 3), draws=2)
     assert {head.layer for heads in seen for head in heads} == {1}
     assert "k=3, same-layers: 3 heads" not in found.notes
-    assert "k=3, anywhere: not run, only 1 heads are left to draw from." in found.notes
+    assert "k=3, anywhere: not run, only 1 head is left to draw from." in found.notes
 
 
 def test_effects_are_paired_by_prompt(checked):
@@ -263,7 +263,7 @@ def test_a_damaged_check_is_refused(checked, tmp_path):
 
 def test_wrong_calls_say_what_is_wrong(planted, copies):
     scores = _ranking("L2H1")
-    with pytest.raises(BadOption, match="k=20: only 12 of the 12 heads"):
+    with pytest.raises(BadOption, match="k=20: there are only 12 heads"):
         verify(planted, scores, copies, k=(1, 20))
     with pytest.raises(BadOption, match="expected whole numbers"):
         verify(planted, scores, copies, k=(0, 1))
