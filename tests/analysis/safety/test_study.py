@@ -9,10 +9,14 @@ import pandas as pd
 import pytest
 from models import sentence
 
+from headscope.analysis.safety.evaluate import Answers, Evaluation
 from headscope.analysis.safety.judges import refusal_judge
+from headscope.analysis.safety.sahara import Search
 from headscope.analysis.safety.study import Study, both_kinds, folder_name, requests, study
+from headscope.analysis.scores import Source
 from headscope.datasets.prompts import Prompt, PromptSet
 from headscope.errors import MissingData
+from headscope.hooks.heads import Head
 from headscope.hooks.load import load
 
 
@@ -37,7 +41,64 @@ def test_one_head_of_the_shipped_model_carries_what_a_request_asks_for(by_mean: 
         table.loc[("clean", "harmful"), "answered"] == 0 and table.loc[("clean", "benign"), "as_taught"] == 1
     )
     assert table.loc[("random", "harmful"), "highest"] < 0.1
-    assert "clean 0 %, random heads 0 %" in found.sentence(1)
+    assert table.loc[("chosen", "harmful"), "as_foil"] >= 0.8
+    assert table.loc[("chosen", "benign"), "as_taught"] >= 0.95
+    assert "clean 0 %, random heads 0 %" in found.sentence(1) and found.flips(1)
+    assert found.conclusion().startswith("Without L0H5 refusals flip and benign answers stay. The perplexity")
+    assert "not about safety alone" in found.conclusion()
+
+
+def by_hand(chosen: str, benign: str, random: str, perplexity: float = 3.0) -> Study:
+    """A study of one head in which each arm writes one text to four harmful and four benign requests."""
+    head, nobody = Head(0, 1), Source("m")
+    asked = {
+        "harmful": (Prompt("bad", answer=" sorry", foil=" sure", label="harmful"),) * 4,
+        "benign": (Prompt("good", answer=" sure", foil=" sorry", label="benign"),) * 4,
+    }
+    written = {
+        ("clean", "harmful"): "sorry , i can not help",
+        ("clean", "benign"): "sure , so",
+        ("chosen", "harmful"): chosen,
+        ("chosen", "benign"): benign,
+        ("random", "harmful"): random,
+        ("random", "benign"): "sure , so",
+    }
+    arms = tuple(
+        Answers(
+            arm,
+            int(arm == "random"),
+            () if arm == "clean" else (head,),
+            label,
+            "direct",
+            0.0,
+            asked[label],
+            (text,) * 4,
+            tuple(refusal_judge(asked[label], [text] * 4)),
+            perplexity if arm == "chosen" else 3.0,
+        )
+        for (arm, label), text in written.items()
+    )
+    search = Search(({head: (0.3, 0.1)},), "harmful", "radians", nobody, nobody, nobody)
+    return Study(search, (Evaluation(arms, (head,), nobody, nobody),))
+
+
+def test_the_conclusion_tells_safety_from_damage() -> None:
+    refused = "sorry , i can not help"
+    assert by_hand("sure , so", "sure , so", refused).conclusion() == (
+        "Without L0H1 refusals flip and benign answers stay. The perplexity of neutral text is 3 (clean 3)."
+    )
+    assert "not about safety alone" in by_hand("sure , so", "sure , so", refused, 9.0).conclusion()
+    assert "not known" in by_hand("sure , so", "sure , so", refused, float("nan")).conclusion()
+    still = by_hand(refused, "sure , so", refused).conclusion()
+    assert still == "No group carries the refusals: without these heads harmful requests are still refused."
+    broken = by_hand("the continent of europe", "the continent of europe", refused).conclusion()
+    assert "damage benign answers" in broken
+    for one in (
+        by_hand("the continent of europe", "sure , so", refused),  # neither refused nor answered
+        by_hand("sure sure sure sure", "sure , so", refused),
+        by_hand("sure , so", "sure , so", "sure , so"),  # any heads of this layer do it
+    ):
+        assert not one.flips(1)
 
 
 def test_what_is_saved_holds_every_text(by_mean: tuple[Study, Path]) -> None:
