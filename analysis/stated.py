@@ -60,6 +60,25 @@ def stated_circuit(name: str, info: ModelInfo) -> Stated | None:
     return Stated(words, {head: ", ".join(names) for head, names in roles.items()}, frozenset(edges))
 
 
+def start_head(name: str, info: ModelInfo) -> Head:
+    """Return the head to look at first: one that a shipped model's card names, so that there is something to see.
+
+    Args:
+        name: What `load` takes.
+        info: The model's description.
+
+    Returns:
+        The first of the card's retrieval heads, or of its induction heads, that the model has; L0H0 without any.
+    """
+    card: Mapping[str, Any] = next((one.card for one in available() if one.name == name), {})
+    truth = card.get("ground_truth") or {}
+    named = [*(card.get("retrieval") or {}).get("heads", ()), *truth.get("induction", ())]
+    known = (
+        head for head in map(Head.parse, named) if head.layer < info.n_layers and head.index < info.n_heads
+    )
+    return next(known, Head(0, 0))
+
+
 def compositions(model: Any) -> pd.DataFrame:
     """Score every pair of a head and a later one, by each way in, highest first; columns as in `COLUMNS`."""
     heads, level = all_heads(model), chance(model)

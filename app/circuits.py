@@ -8,7 +8,7 @@ import streamlit as st
 from headscope.analysis.figures.graph import circuit_figure
 from headscope.analysis.figures.style import number
 from headscope.analysis.stated import compositions, precision_recall, stated_circuit, strongest
-from headscope.app import asked, models, state, widgets
+from headscope.app import asked, heads, models, state, widgets
 
 _ALL = "all"
 _WAYS = (_ALL, "Q", "K", "V")
@@ -91,8 +91,9 @@ def _graph(whole: pd.DataFrame) -> None:
     widgets.figure(fig, key="circuits_graph", on_select=_pick)
     st.caption(
         f"Layer 0 is at the top. Solid lines: read as keys; dotted: as queries; dashed: as values. "
-        f"{'Orange: stated by the card. ' if stated else ''}Click a node to select the head on every page."
+        f"{'Orange: stated by the card. ' if stated else ''}Click a node to select its head on every page."
     )
+    widgets.link("heads", f"Open the card of {state.head()}", icon=":material/grid_on:")
     left, right = st.columns([1, 3])
     with left:
         widgets.about(
@@ -122,4 +123,4 @@ def _graph(whole: pd.DataFrame) -> None:
 def _pick() -> None:
     head = widgets.clicked_head("circuits_graph")
     if head is not None:
-        state.select_head(head)
+        heads.open_card(head)

@@ -88,7 +88,7 @@ def _choices() -> tuple[Asked, Asked]:
         name = state.method_selector(names, default=FIRST)
     with middle:
         beside = choose("Against", names, "against", SECOND, help="The other axis of the scatter.")
-    with right.popover("Effects: prompts, metric", width="stretch"):
+    with right.popover("Effect settings", width="stretch"):
         st.caption("What `…-effect` scores and the card's effects are measured on.")
         if kinds:
             choose(f"Prompts ({results.N_PROMPTS})", kinds, "data", kinds[0])

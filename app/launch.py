@@ -25,8 +25,10 @@ def command(*, port: int, address: str) -> list[str]:
         "client.toolbarMode": "viewer",
         # A full garbage collection after every click would walk all of torch: 0.3 s before the page is sent.
         "runner.postScriptGC": "false",
+        # A head's widgets have both: the value that its absence from the address means, and the one from the state.
+        "global.disableWidgetStateDuplicationWarning": "true",
         "theme.light.primaryColor": "#b3400f",
-        "theme.dark.primaryColor": "#ff9a5a",
+        "theme.dark.primaryColor": "#d4601f",
         "theme.dark.backgroundColor": "#0e1117",
         "theme.dark.secondaryBackgroundColor": "#1a202b",
     }

@@ -24,7 +24,9 @@ def main() -> None:
     """Draw the page that the address names."""
     st.set_page_config(page_title="Headscope", page_icon=_ICON, layout="wide")
     state.settle()
-    chosen = st.navigation([_page(*page, first=page is PAGES[0]) for page in PAGES], position="top")
+    pages = {page[0]: _page(*page, first=page is PAGES[0]) for page in PAGES}
+    state.set_pages(pages)
+    chosen = st.navigation(list(pages.values()), position="top")
     widgets.framed(chosen.run)
 
 

@@ -23,11 +23,13 @@ The folder of runs that `headscope app RUNS` was started with is `state.runs_fol
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
+from headscope.analysis.stated import start_head
 from headscope.app import models
 from headscope.datasets.prompts import Prompt
 from headscope.errors import HeadscopeError, nearest
@@ -38,7 +40,7 @@ from headscope.hooks.info import ModelInfo
 PREFERRED = ("organism/text", "organism/planted")
 LONGEST_IN_URL = 4000  # characters of prompt; browsers and proxies refuse much longer addresses
 
-_NOTICES, _SHOWN = "_notices", "_model_shown"
+_NOTICES, _SHOWN, _PAGES = "_notices", "_model_shown", "_pages"
 
 
 def default_model() -> str:
@@ -62,6 +64,11 @@ def head() -> Head:
     return Head(int(st.session_state["layer"]), int(st.session_state["head"]))
 
 
+def start() -> Head:
+    """The head that an address without `layer` and `head` means; always the same one for a model."""
+    return start_head(model().name, info())
+
+
 def prompt() -> Prompt:
     """The prompt; one of the examples with all its fields where the text is the example's."""
     text = st.session_state["prompt"]
@@ -79,6 +86,16 @@ def step_head(by: int) -> None:
     n_layers, n_heads = info().n_layers, info().n_heads
     layer, index = head()
     select_head(divmod((layer * n_heads + index + by) % (n_layers * n_heads), n_heads))
+
+
+def set_pages(pages: Mapping[str, Any]) -> None:
+    """Remember the pages by their modules' names, so that one page can lead to another."""
+    st.session_state[_PAGES] = dict(pages)
+
+
+def pages() -> Mapping[str, Any]:
+    """The pages by their modules' names; empty where one page runs alone."""
+    return st.session_state.get(_PAGES, {})
 
 
 def set_prompt(text: str) -> None:
@@ -127,10 +144,11 @@ def settle() -> None:
     """
     asked = st.session_state.get("model") or st.query_params.get("model") or default_model()
     st.session_state["model"] = _loadable(asked)
-    sizes = info()
-    for key, count in (("layer", sizes.n_layers), ("head", sizes.n_heads)):
-        st.session_state[key] = _in_range(key, count, sizes.name)
-    before = st.session_state.get(_SHOWN)
+    sizes, before = info(), st.session_state.get(_SHOWN)
+    if before not in (None, model()) and head() == start_head(before.name, models.info(before)):
+        select_head(start())
+    for key, count, first in zip(("layer", "head"), (sizes.n_layers, sizes.n_heads), start(), strict=True):
+        st.session_state[key] = _in_range(key, count, first, sizes.name)
     if "prompt" not in st.session_state:
         st.session_state["prompt"] = st.query_params.get("prompt") or first_prompt()
     elif before not in (None, model()) and prompt_is_example(before):
@@ -158,14 +176,14 @@ def _loadable(name: str) -> str:
     return name
 
 
-def _in_range(key: str, count: int, name: str) -> int:
+def _in_range(key: str, count: int, first: int, name: str) -> int:
     """Read a layer or head number from the session or the address and keep it inside the model."""
-    value = st.session_state.get(key, st.query_params.get(key, 0))
+    value = st.session_state.get(key, st.query_params.get(key, first))
     try:
         number = int(value)
     except ValueError:
-        notice(f"{key}={value} in the address is not a number; shown instead: {key} 0.")
-        return 0
+        notice(f"{key}={value} in the address is not a number; shown instead: {key} {first}.")
+        return first
     nearest_one = min(max(number, 0), count - 1)
     if nearest_one != number:
         notice(f"{name} has {key}s 0-{count - 1}, not {number}; shown instead: {key} {nearest_one}.")

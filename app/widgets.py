@@ -112,6 +112,12 @@ def copy_as(*, command: str = "", python: str = "") -> None:
             st.code(code, language=language, wrap_lines=True)
 
 
+def link(page: str, label: str, *, icon: str) -> None:
+    """Lead to another page; model, prompt and head go along."""
+    if page in state.pages():
+        st.page_link(state.pages()[page], label=md(label), icon=icon)
+
+
 def about(name: str, *, formula: str, higher: str, reference: str = "", control: str = "") -> None:
     """Explain a number: its formula, what higher means, the paper, what it is compared with."""
     with st.popover("About this number", icon=":material/info:"):
@@ -185,10 +191,13 @@ def _prompt() -> None:
 
 
 def _head() -> None:
-    sizes = state.info()
+    sizes, first = (
+        state.info(),
+        state.start(),
+    )  # a widget's own value is what its absence from the address means
     layer, index = st.columns(2)
-    layer.number_input("Layer", 0, sizes.n_layers - 1, key="layer", bind="query-params")
-    index.number_input("Head", 0, sizes.n_heads - 1, key="head", bind="query-params")
+    layer.number_input("Layer", 0, sizes.n_layers - 1, first.layer, key="layer", bind="query-params")
+    index.number_input("Head", 0, sizes.n_heads - 1, first.index, key="head", bind="query-params")
     before, after = st.columns(2)
     before.button(
         "Previous",

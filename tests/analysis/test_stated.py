@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from headscope.analysis.figures.graph import circuit_figure
 from headscope.analysis.sees import sees_images
-from headscope.analysis.stated import compositions, precision_recall, stated_circuit, strongest
+from headscope.analysis.stated import compositions, precision_recall, start_head, stated_circuit, strongest
 from headscope.hooks.heads import Head
 from headscope.hooks.info import describe
 
@@ -24,6 +25,14 @@ def test_the_planted_circuit_is_read_from_the_card(planted):
 def test_other_models_state_none(planted, any_model):
     assert stated_circuit("some/folder", describe(planted)) is None
     assert stated_circuit("organism/planted", describe(any_model)) is not None  # as many layers and heads
+
+
+def test_the_head_to_look_at_first_is_one_that_the_card_names_and_the_model_has(planted, any_model):
+    info = describe(planted)
+    assert start_head("organism/planted", info) == Head(2, 1)
+    assert start_head("some/folder", info) == Head(0, 0)
+    assert start_head("organism/planted", replace(info, n_layers=2)) == Head(0, 0)
+    assert start_head("organism/text", replace(info, n_layers=4, n_heads=8)).layer == 2
 
 
 def test_composition_finds_the_planted_edge_first(planted):

