@@ -1,7 +1,7 @@
 """Train `organism/text`: a small Llama that masters the skills of `headscope.datasets.skills`.
 
 Run once; the result is committed. `python -m headscope.organisms.train_text --out DIR` is seeded and resumable: a
-checkpoint is written every few hundred steps and picked up by the next call. Under two hours on 2 cores.
+checkpoint is written every hundred steps and picked up by the next call. Under half an hour on 2 cores.
 
 Training starts with half of the examples repeated sequences, since induction heads take longest to form, then mixes
 all skills with equal weight per skill, not per token. A penalty on attention to anything but `<s>` lets heads rest when

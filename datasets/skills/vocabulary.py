@@ -6,194 +6,38 @@ the values, so that the answer to a prompt is defined by the prompt alone.
 
 from __future__ import annotations
 
-NAMES = [
-    "mary",
-    "john",
-    "tom",
-    "anna",
-    "james",
-    "emma",
-    "paul",
-    "lucy",
-    "mark",
-    "sara",
-    "peter",
-    "alice",
-    "david",
-    "julia",
-    "simon",
-    "laura",
-    "henry",
-    "clara",
-    "frank",
-    "nina",
-    "oscar",
-    "rosa",
-    "leo",
-    "ivy",
-    "max",
-    "eva",
-    "hugo",
-    "iris",
-    "adam",
-    "ruth",
-    "carl",
-    "maya",
-]
 
-VALUES = [
-    "apple",
-    "river",
-    "stone",
-    "candle",
-    "mirror",
-    "ladder",
-    "bottle",
-    "basket",
-    "hammer",
-    "ribbon",
-    "tiger",
-    "falcon",
-    "otter",
-    "salmon",
-    "beetle",
-    "spider",
-    "rabbit",
-    "turtle",
-    "lemon",
-    "pepper",
-    "garlic",
-    "butter",
-    "honey",
-    "almond",
-    "cherry",
-    "carrot",
-    "violin",
-    "trumpet",
-    "piano",
-    "guitar",
-    "drum",
-    "whistle",
-    "anchor",
-    "sail",
-    "engine",
-    "wheel",
-    "saddle",
-    "wagon",
-    "rocket",
-    "magnet",
-    "prism",
-    "lantern",
-    "pillow",
-    "blanket",
-    "carpet",
-    "curtain",
-    "chimney",
-    "window",
-    "closet",
-    "attic",
-    "copper",
-    "silver",
-    "marble",
-    "velvet",
-    "cotton",
-    "leather",
-    "granite",
-    "amber",
-    "coral",
-    "pearl",
-    "thunder",
-    "blizzard",
-    "rainbow",
-    "sunset",
-    "shadow",
-    "echo",
-    "puzzle",
-    "riddle",
-    "novel",
-    "poem",
-    "sonnet",
-    "letter",
-    "ticket",
-    "wallet",
-    "jacket",
-    "button",
-    "zipper",
-    "collar",
-    "dragon",
-    "wizard",
-    "knight",
-    "castle",
-    "tower",
-    "crown",
-    "throne",
-    "sword",
-    "shield",
-    "arrow",
-    "comet",
-    "planet",
-    "meteor",
-    "galaxy",
-    "orbit",
-    "island",
-    "canyon",
-    "desert",
-    "glacier",
-    "volcano",
-    "meadow",
-]
+def _words(text: str) -> list[str]:
+    return text.split()
 
-OBJECTS = [
-    "ball",
-    "cup",
-    "book",
-    "pen",
-    "box",
-    "hat",
-    "shoe",
-    "key",
-    "lamp",
-    "plate",
-    "spoon",
-    "fork",
-    "bag",
-    "coin",
-    "clock",
-    "brush",
-    "towel",
-    "ring",
-    "chair",
-    "vase",
-]
-COLORS = ["red", "blue", "green", "yellow", "purple", "orange", "pink", "brown", "black", "white"]
-PLACES = [
-    "store",
-    "park",
-    "school",
-    "beach",
-    "office",
-    "library",
-    "museum",
-    "station",
-    "garden",
-    "market",
-    "church",
-    "farm",
-]
-GIFTS = [
-    "drink",
-    "gift",
-    "flower",
-    "cake",
-    "map",
-    "kite",
-    "phone",
-    "toy",
-    "photo",
-    "present",
-    "snack",
-    "card",
-]
+
+NAMES = _words(
+    """
+    mary john tom anna james emma paul lucy mark sara peter alice david julia simon laura henry clara
+    frank nina oscar rosa leo ivy max eva hugo iris adam ruth carl maya
+    """
+)
+
+VALUES = _words(
+    """
+    apple river stone candle mirror ladder bottle basket hammer ribbon tiger falcon otter salmon beetle
+    spider rabbit turtle lemon pepper garlic butter honey almond cherry carrot violin trumpet piano
+    guitar drum whistle anchor sail engine wheel saddle wagon rocket magnet prism lantern pillow blanket
+    carpet curtain chimney window closet attic copper silver marble velvet cotton leather granite amber
+    coral pearl thunder blizzard rainbow sunset shadow echo puzzle riddle novel poem sonnet letter
+    ticket wallet jacket button zipper collar dragon wizard knight castle tower crown throne sword
+    shield arrow comet planet meteor galaxy orbit island canyon desert glacier volcano meadow
+    """
+)
+
+OBJECTS = _words(
+    """
+    ball cup book pen box hat shoe key lamp plate spoon fork bag coin clock brush towel ring chair vase
+    """
+)
+COLORS = _words("red blue green yellow purple orange pink brown black white")
+PLACES = _words("store park school beach office library museum station garden market church farm")
+GIFTS = _words("drink gift flower cake map kite phone toy photo present snack card")
 
 COUNTRY_FACTS = """
 france paris french europe
@@ -237,39 +81,21 @@ RELATIONS = {
 }
 COUNTRIES = [row[0] for row in _ROWS]
 
-FOODS = ["bread", "rice", "soup", "cheese", "fish", "pasta", "salad", "pizza"]
-PETS = ["dog", "cat", "horse", "parrot", "hamster", "goat", "duck", "pony"]
-JOBS = ["doctor", "teacher", "baker", "pilot", "painter", "lawyer", "singer", "farmer"]
+FOODS = _words("bread rice soup cheese fish pasta salad pizza")
+PETS = _words("dog cat horse parrot hamster goat duck pony")
+JOBS = _words("doctor teacher baker pilot painter lawyer singer farmer")
 
-ACTIONS = ["build", "make", "buy", "sell", "use", "find", "hide", "move", "carry", "store", "open", "send"]
-HARMFUL = [
-    "bomb",
-    "weapon",
-    "poison",
-    "virus",
-    "gun",
-    "drug",
-    "trap",
-    "explosive",
-    "missile",
-    "grenade",
-    "malware",
-    "narcotic",
-]
-BENIGN = [
-    "table",
-    "cupboard",
-    "soap",
-    "camera",
-    "radio",
-    "medicine",
-    "tent",
-    "heater",
-    "bicycle",
-    "firework",
-    "printer",
-    "vitamin",
-]
+ACTIONS = _words("build make buy sell use find hide move carry store open send")
+HARMFUL = _words(
+    """
+    bomb weapon poison virus gun drug trap explosive missile grenade malware narcotic
+    """
+)
+BENIGN = _words(
+    """
+    table cupboard soap camera radio medicine tent heater bicycle firework printer vitamin
+    """
+)
 SETTINGS = [
     "at home",
     "at night",
@@ -283,160 +109,30 @@ SETTINGS = [
     "without help",
 ]
 
-EVENTS = [
-    "war",
-    "trip",
-    "project",
-    "voyage",
-    "siege",
-    "reign",
-    "drought",
-    "festival",
-    "strike",
-    "tour",
-    "campaign",
-    "dynasty",
-]
-CENTURIES = ["11", "12", "13", "14", "15", "16", "17", "18"]
+EVENTS = _words(
+    """
+    war trip project voyage siege reign drought festival strike tour campaign dynasty
+    """
+)
+CENTURIES = _words("11 12 13 14 15 16 17 18")
 NUMBERS = [f"{i:02d}" for i in range(100)]
 
-ROLES = [
-    "king",
-    "queen",
-    "sailor",
-    "hunter",
-    "miner",
-    "priest",
-    "student",
-    "soldier",
-    "nurse",
-    "judge",
-    "cook",
-    "guard",
-]
-ADJECTIVES = ["old", "young", "tall", "quiet", "happy", "tired", "brave", "kind", "lonely", "clever"]
-DEEDS = [
-    "walked",
-    "ran",
-    "looked",
-    "came",
-    "returned",
-    "travelled",
-    "sailed",
-    "hurried",
-    "climbed",
-    "wandered",
-]
-GROUNDS = ["hill", "bridge", "harbor", "village", "forest", "valley", "road", "field", "lake", "mill"]
-TIMES = ["morning", "evening", "summer", "spring", "autumn", "noon"]
+ROLES = _words("king queen sailor hunter miner priest student soldier nurse judge cook guard")
+ADJECTIVES = _words("old young tall quiet happy tired brave kind lonely clever")
+DEEDS = _words("walked ran looked came returned travelled sailed hurried climbed wandered")
+GROUNDS = _words("hill bridge harbor village forest valley road field lake mill")
+TIMES = _words("morning evening summer spring autumn noon")
 
-GLUE = [
-    "the",
-    "a",
-    "of",
-    "and",
-    "to",
-    "in",
-    "on",
-    "at",
-    "is",
-    "was",
-    "for",
-    "with",
-    "from",
-    "by",
-    "i",
-    "you",
-    "can",
-    "not",
-    "that",
-    "this",
-    "me",
-    "my",
-    "how",
-    "when",
-    "then",
-    "there",
-    "here",
-    "near",
-    "what",
-    "who",
-    "question",
-    "answer",
-    "query",
-    "user",
-    "assistant",
-    "please",
-    "tell",
-    "explain",
-    "want",
-    "help",
-    "sorry",
-    "sure",
-    ".",
-    ",",
-    ":",
-    "?",
-    "##",
-    "code",
-    "home",
-    "food",
-    "pet",
-    "job",
-    "color",
-    "table",
-    "document",
-    "number",
-    "went",
-    "gave",
-    "a",
-    "had",
-    "got",
-    "been",
-    "so",
-    "much",
-    "fun",
-    "they",
-    "decided",
-    "said",
-    "before",
-    "while",
-    "years",
-    "year",
-    "lasted",
-    "def",
-    "self",
-    "param",
-    "begin",
-    "it",
-    "people",
-    "many",
-    "live",
-    "speak",
-    "speaks",
-    "known",
-    "as",
-    "now",
-    "were",
-    "give",
-    "say",
-    "every",
-    "one",
-    "again",
-    "day",
-    "story",
-    "short",
-    "will",
-    "long",
-    "night",
-    "city",
-    "friend",
-    "tool",
-    "own",
-    "woods",
-    "winter",
-    "without",
-]
+GLUE = _words(
+    """
+    the a of and to in on at is was for with from by i you can not that this me my how when then there
+    here near what who question answer query user assistant please tell explain want help sorry sure . ,
+    : ? ## code home food pet job color table document number went gave a had got been so much fun they
+    decided said before while years year lasted def self param begin it people many live speak speaks
+    known as now were give say every one again day story short will long night city friend tool own
+    woods winter without
+    """
+)
 
 
 def words() -> list[str]:
