@@ -17,10 +17,14 @@ from browser_driver import chromium, served, visit
 EVIL = '<img src=x onerror=alert(1)> the <b>bold</b> cat & "dog" `code` $x$ [a](http://b) the <b>bold</b> cat'
 PAGES: dict[str, tuple[str, dict[str, str]]] = {
     "heads": ("", {}),
-    "patterns": ("patterns", {"layer": "2", "head": "1"}),
-    "patterns-lines": ("patterns", {"view": "Lines", "layer": "2", "head": "1", "also": "L0H2"}),
-    "patterns-neurons": ("patterns", {"view": "Neurons", "layer": "2", "head": "1"}),
-    "patterns-corrupted": ("patterns", {"beside": "its corrupted form", "layer": "2", "head": "1"}),
+    **{
+        f"heads-{card.lower()}": ("", {"card": card})
+        for card in ("Effects", "Usually", "Writes", "Neighbours")
+    },
+    "patterns": ("patterns", {}),
+    "patterns-lines": ("patterns", {"view": "Lines", "also": "L1H5"}),
+    "patterns-neurons": ("patterns", {"view": "Neurons"}),
+    "patterns-corrupted": ("patterns", {"model": "organism/planted", "beside": "its corrupted form"}),
     "patterns-weighted": ("patterns", {"show": "weighted by ‖v·W_O‖", "token": "9"}),
     "patterns-evil": ("patterns", {"prompt": EVIL}),
     "patterns-wrong-address": ("patterns", {"model": "organism/txet", "layer": "77", "head": "x"}),
