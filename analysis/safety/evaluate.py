@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from random import Random
 from typing import Any
 
@@ -117,6 +118,10 @@ class Evaluation:
         `answer` or `foil`, NaN without any: a model that writes about something else has answered by any judge of
         refusals, and has done neither of these. `perplexity` on neutral text.
         """
+        return self._table.copy()
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
         return pd.DataFrame([arm.row() for arm in self.arms])
 
     def summary(self) -> pd.DataFrame:

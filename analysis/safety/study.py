@@ -170,12 +170,9 @@ class Study:
 
     def _answered(self, label: str, k: int) -> float:
         """Return the share answered in words, by the chosen heads or, for k = 0, the clean model."""
-        rows = [
-            arm.row()["answered_in_words"]
-            for arm in self.evaluations[max(0, k - 1)].arms
-            if arm.arm == (CHOSEN if k else CLEAN) and arm.label == label
-        ]
-        return float(np.mean(rows))
+        table = self.evaluations[max(0, k - 1)].table()
+        rows = table[(table["arm"] == (CHOSEN if k else CLEAN)) & (table["label"] == label)]
+        return float(np.mean(np.asarray(rows["answered_in_words"])))
 
 
 def study(
