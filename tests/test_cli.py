@@ -17,7 +17,7 @@ import headscope.cli
 from headscope.errors import CallError, HookNeverFired, RunError, UnknownHead
 
 PLANTED = "organism/planted"
-COMMANDS = ["demo", "models", "methods", "score", "verify", "generate", "pattern", "app"]
+COMMANDS = ["demo", "models", "methods", "score", "sahara", "verify", "generate", "pattern", "app"]
 
 
 def call(*arguments: str, status: int = 0):
