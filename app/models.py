@@ -4,6 +4,7 @@
 
     with models.using(state.model()) as model:      # loads it if need be; other tabs wait
         ...                                         # hooks, analysis
+        models.let_others(state.model())            # between the steps of long work: those who wait have a turn
 
     info = models.info(state.model())               # sizes, no lock needed afterwards
 
@@ -17,18 +18,18 @@ import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import RLock
 from typing import Any, NamedTuple
 
 import streamlit as st
 
 from headscope.analysis.examples import example_prompts
+from headscope.app.turns import Turns
 from headscope.datasets.prompts import Prompt
 from headscope.hooks.info import ModelInfo, describe
 
 KEPT = max(1, int(os.environ.get("HEADSCOPE_APP_MODELS", "1")))  # `headscope app --models`
 
-_lock = RLock()
+_turns = Turns()
 _loaded: list[Choice] = []
 
 
@@ -64,7 +65,8 @@ def using(choice: Choice) -> Iterator[Any]:
     Raises:
         HeadscopeError: the model cannot be loaded; the message says why.
     """
-    with _lock:
+    _turns.take(choice)
+    try:
         if choice in _loaded:
             _loaded.remove(choice)
         elif len(_loaded) >= KEPT:
@@ -76,6 +78,13 @@ def using(choice: Choice) -> Iterator[Any]:
                 model = _load(*choice)
         _loaded.append(choice)
         yield model
+    finally:
+        _turns.give()
+
+
+def let_others(choice: Choice) -> None:
+    """Let tabs that wait for this model have their turn: for the steps of long work, where no hook is on the model."""
+    _turns.let_others(choice)
 
 
 @st.cache_data(max_entries=16, show_spinner=False)

@@ -69,20 +69,16 @@ def _uploaded() -> PromptSet | None:
 def _measured(
     change: Change, kind: str, prompts: PromptSet | None, metric: str, n: int, draws: int
 ) -> Impact:
-    bar = st.progress(0.0, "Running the prompts …")
+    bar, choice = st.progress(0.0, "Running the prompts …"), state.model()
+
+    def report(done: int, total: int) -> None:
+        bar.progress(done / total, f"{done} of {total} passes over the prompts")
+        models.let_others(choice)
+
     try:
-        with models.using(state.model()) as model:
+        with models.using(choice) as model:
             data = prompts if prompts is not None else default_prompts(model, kind, n=n)
-            return impact(
-                model,
-                data,
-                change,
-                metric,
-                draws=draws,
-                progress=lambda done, total: bar.progress(
-                    done / total, f"{done} of {total} passes over the prompts"
-                ),
-            )
+            return impact(model, data, change, metric, draws=draws, progress=report)
     finally:
         bar.empty()
 

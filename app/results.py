@@ -129,7 +129,13 @@ def _working(what: str) -> Iterator[Callable[[int, int], None]]:
     try:
         with place.status(widgets.md(what), expanded=True):
             bar = st.progress(0.0)
-            yield lambda done, total: bar.progress(min(1.0, done / max(1, total))) and None
+            choice = state.model()
+
+            def report(done: int, total: int) -> None:
+                bar.progress(min(1.0, done / max(1, total)))
+                models.let_others(choice)
+
+            yield report
     finally:
         place.empty()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from headscope.app import heads, results, widgets
+from headscope.app import heads, models, results, widgets
 from headscope.app.results import Asked
 from headscope.hooks.heads import Head
 
@@ -95,6 +95,22 @@ def test_the_effects_of_the_planted_induction_head_are_run_by_a_button(open_app:
     app.run()
     assert not app.exception
     assert "zero: -5.73" in words(app) and "of 12 heads by size" in words(app)
+
+
+def test_between_the_steps_of_a_check_other_tabs_have_their_turn(
+    open_app: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooked = []
+
+    def hooks_now(choice: models.Choice) -> None:
+        with models.using(choice) as model:
+            hooked.append(any(point.fwd_hooks for point in model.hook_dict.values()))
+
+    monkeypatch.setattr(models, "let_others", hooks_now)
+    app = open_app(method="induction", layer="2", head="1")
+    button(app, "heads_check").click()
+    app.run()
+    assert len(hooked) >= 3 and not any(hooked), "nobody may come in while a hook is on the model"
 
 
 def test_the_causal_check_replaces_the_mark(open_app: Open) -> None:
