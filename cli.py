@@ -43,6 +43,9 @@ class _Commands(TyperGroup):
             typer.echo(f"{type(error).__name__}: {error}", err=True)
             raise typer.Exit(2 if isinstance(error, CallError) else 1) from None
         except KeyboardInterrupt:
+            # An interrupt that passed through code run from a string, as dataclasses are made, leaves CPython's mark of
+            # an unhandled one, and the process would end by the signal. Running such code again takes the mark away.
+            exec("")
             typer.echo(
                 "Interrupted. What was being written is not there; nothing else has changed.", err=True
             )

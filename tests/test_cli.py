@@ -273,6 +273,18 @@ def test_a_real_ctrl_c_ends_the_process_without_a_traceback(tmp_path):
     assert "Interrupted" in error and "Traceback" not in error
 
 
+def test_an_interrupt_inside_code_run_from_a_string_ends_with_our_status(tmp_path):
+    script = (
+        "import headscope.cli as cli\n"
+        "def stop(*arguments, **options): exec('raise KeyboardInterrupt')\n"
+        "cli.working = stop\n"
+        "cli.main()\n"
+    )
+    (tmp_path / "run.py").write_text(script)
+    done = subprocess.run([sys.executable, "run.py", "methods"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 130 and "Interrupted" in done.stderr
+
+
 @pytest.mark.slow
 def test_a_real_ctrl_c_in_the_middle_of_saving_leaves_nothing(tmp_path):
     out = tmp_path / "runs"
