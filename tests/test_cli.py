@@ -281,7 +281,9 @@ def test_an_interrupt_inside_code_run_from_a_string_ends_with_our_status(tmp_pat
         "cli.main()\n"
     )
     (tmp_path / "run.py").write_text(script)
-    done = subprocess.run([sys.executable, "run.py", "methods"], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "run", "methods"], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 130 and "Interrupted" in done.stderr
 
 
