@@ -46,7 +46,7 @@ def test_every_shipped_model_and_its_size_is_named():
     for card in headscope.available():
         assert f"`{card.name}`" in README
     words = json.loads((ROOT / "organisms" / "text" / "card.json").read_text())["sizes"]["n_vocab"]
-    assert f"vocabulary of {words} words" in README
+    assert f"vocabulary of {words} tokens" in README
 
 
 @pytest.mark.slow
