@@ -27,6 +27,7 @@ from .commands.runs import runs
 from .commands.sae import sae
 from .commands.sahara import sahara
 from .commands.score import score
+from .commands.selective import selective
 from .commands.steer import steer
 from .commands.trace import trace
 from .commands.verify import verify
@@ -45,6 +46,7 @@ _IN_ORDER = (
     steer,
     trace,
     mitigate,
+    selective,
     generate,
 )
 
