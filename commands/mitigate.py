@@ -67,7 +67,7 @@ def mitigate(
     Example: headscope mitigate vhr --model organism/vision
     """
     with working():
-        from ..analysis.vision.mitigation import METHODS
+        from ..analysis.vision.mitigation_methods import METHODS
         from .arguments import one_of
 
         one_of(method, METHODS, "METHOD")

@@ -29,8 +29,8 @@ def mitigation_figure(
     """Draw four panels over one strength: less in the first is better, if the others hold.
 
     Args:
-        table: Columns `arm` (`chosen`, `random`), `draw`, `strength`, and `CHAIR_S`, `recall`, `right`, `words`, each
-            with `_low` and `_high`.
+        table: Columns `arm` (`chosen`, `random`, `lower threshold`), `draw`, `strength`, and `CHAIR_S`, `recall`,
+            `right`, `words`, each with `_low` and `_high`.
         neutral: The strength that changes nothing; a dashed line.
         published: The paper's; a dotted line.
         strength: Words under the axes.
@@ -47,7 +47,7 @@ def mitigation_figure(
         horizontal_spacing=0.1,
     )
     own = table[table["arm"] == "chosen"].sort_values(by="strength")  # type: ignore[call-overload]
-    others = table[table["arm"] == "random"]
+    others, lowered = (table[table["arm"] == arm] for arm in ("random", "lower threshold"))
     at_rest = own[own.strength == neutral]
     for index, (name, words, form) in enumerate(_PANELS):
         row, column = index // 2 + 1, index % 2 + 1
@@ -63,6 +63,21 @@ def mitigation_figure(
                 row, column,
             )  # fmt: skip
         spread = {"array": own[f"{name}_high"] - own[name], "arrayminus": own[name] - own[f"{name}_low"]}
+        if len(lowered):
+            line = pd.concat([lowered, at_rest]).sort_values(by="strength")  # type: ignore[call-overload]
+            figure.add_trace(
+                go.Scatter(
+                    x=line.strength, y=line[name], mode="lines+markers", name="with a lower threshold (ours)",
+                    legendgroup="lowered", showlegend=index == 0,
+                    line={"color": t.controls[1], "width": 2, "dash": "dot"}, marker={"size": 7, "symbol": "diamond"},
+                    error_y={
+                        "type": "data", "symmetric": False, "thickness": 1, "color": t.controls[1],
+                        "array": line[f"{name}_high"] - line[name], "arrayminus": line[name] - line[f"{name}_low"],
+                    },
+                    hovertemplate=f"lower threshold · strength %{{x:g}} · {plain(words)} %{{y:{form}}}<extra></extra>",
+                ),
+                row, column,
+            )  # fmt: skip
         figure.add_trace(
             go.Scatter(
                 x=own.strength, y=own[name], mode="lines+markers", name="the method", legendgroup="chosen",

@@ -17,7 +17,7 @@ from ...hooks.sinks import var
 from ...hooks.steering import add, replay
 from ...hooks.vision import vhr
 from ..defaults import default_prompts
-from ..vision.mitigation import injections, layers_for_var
+from ..vision.mitigation_methods import injections, layers_for_var
 from ..vision.tracing import trace
 from .sorting import Sorting
 from .steered import Steered

@@ -16,16 +16,8 @@ from ...datasets.annotated import descriptions
 from ...datasets.prompts import PromptSet
 from ...datasets.scenes import questions
 from ...errors import BadOption, MissingData, NoEffect, nearest
-from ...hooks.decoding import Decoding
-from ...hooks.encode import encode
 from ...hooks.generate import generate
-from ...hooks.heads import Head
 from ...hooks.info import describe
-from ...hooks.interventions import Intervention, scale
-from ...hooks.rebalance import Rebalance
-from ...hooks.reinject import iri
-from ...hooks.sinks import var
-from ...hooks.vision import vhr
 from ..figures.mitigation import mitigation_figure
 from ..files import write_atomically, write_json, write_table
 from ..scores import Source
@@ -33,56 +25,10 @@ from ..sees import sees_images
 from ..statistics import binomial_interval, bootstrap_mean, sign_flip
 from .card import SYNONYMS, held_out_scenes
 from .hallucination import Synonyms, describe_and_count
+from .mitigation_methods import METHODS, Changed, Method, changes, threshold_with_sinks
 from .tracing import Tracing
 
-Changed = tuple[tuple[Intervention, ...], Decoding | None]
-CHOSEN, RANDOM = "chosen", "random"
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to make a model hallucinate less.
-
-    Attributes:
-        name: As commands write it.
-        strength: What the number is.
-        neutral: The strength that changes nothing.
-        strengths: Those that are tried.
-        published: The paper's own.
-        control: What the random arm does, in words.
-        reference: The paper.
-    """
-
-    name: str
-    strength: str
-    neutral: float
-    strengths: tuple[float, ...]
-    published: float
-    control: str
-    reference: str
-
-
-METHODS = {
-    one.name: one
-    for one in (
-        Method(
-            "vhr", "gain of vision-aware heads", 1.0, (0.5, 1.0, 1.5, 2.0, 3.0), 2.0,
-            "as many random heads of the same layers", "He et al. 2024, arXiv:2412.13949",
-        ),
-        Method(
-            "var", "share of the attention on sinks that moves", 0.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), 0.6,
-            "as many random pieces of the image taken for sinks", "Kang et al. 2025, arXiv:2503.03321",
-        ),
-        Method(
-            "iri", "strength of what attention injects (MLP: 0.6 of it)", 0.0, (0.0, 0.13, 0.26, 0.52, 1.0), 0.26,
-            "as many random layers", "Li et al. 2025, arXiv:2511.05923",
-        ),
-        Method(
-            "rebalance", "weight of the run on a noised image", 0.0, (0.0, 0.5, 1.0, 2.0), 1.0,
-            "none", "ours, after the abstract of arXiv:2409.06485",
-        ),
-    )
-}  # fmt: skip
+CHOSEN, RANDOM, LOWERED = "chosen", "random", "lower threshold"
 
 
 @dataclass(frozen=True)
@@ -93,7 +39,8 @@ class Mitigation:
         method: Which.
         wrong: Per row of `rows`, which descriptions hold an object that is not there.
         rows: One row an arm, draw and strength: CHAIR_S, CHAIR_I, recall and words of descriptions with intervals, and
-            the share of right answers to questions (`right`).
+            the share of right answers to questions (`right`). Arms are the method as published (`chosen`), its control
+            (`random`), and, for `var` where the published threshold finds no sink, `lower threshold`.
         model, data: What it was done with.
         seed: Of controls and intervals.
         notes: What could not be done as asked.
@@ -112,11 +59,22 @@ class Mitigation:
         return self.rows.copy()
 
     def conclusion(self) -> str:
-        """Say in sentences what happens at the published strength, and at which strength fewest hallucinate."""
-        own = self.rows[self.rows.arm == CHOSEN].set_index("strength")
-        clean = own.loc[self.method.neutral]
-        asked = float(min(own.index, key=lambda s: abs(s - self.method.published)))
-        at = own.loc[asked]
+        """Say in sentences what happens at the published strength, and whether that is less hallucination."""
+        if not (self.rows.arm == LOWERED).any():
+            return self._conclusion(CHOSEN)
+        at_rest = self.rows[self.rows.strength == self.method.neutral].CHAIR_S.iloc[0]
+        return (
+            f"{self.method.name} on {self.data.name}: at the published threshold no token is a sink, so at every "
+            f"strength {at_rest:.0%} of the descriptions hold an object that is not there, as without it. Exploratory, "
+            f"with a lower threshold (ours): {self._conclusion(LOWERED)}"
+        )
+
+    def _conclusion(self, arm: str) -> str:
+        rows = self.rows
+        at_rest = (rows.arm == CHOSEN) & (rows.strength == self.method.neutral)
+        asked = float(min(rows[rows.arm == arm].strength, key=lambda s: abs(s - self.method.published)))
+        here = (rows.arm == arm) & (rows.strength == asked)
+        clean, at = rows[at_rest].iloc[0], rows[here].iloc[0]
         text = (
             f"{self.method.name} on {self.data.name} (n={int(clean.n)}): at strength {asked:g} {at.CHAIR_S:.0%} of the "
             f"descriptions hold an object that is not there, {clean.CHAIR_S:.0%} without it (95 % interval "
@@ -124,9 +82,8 @@ class Mitigation:
             f"{clean.recall:.0%}), {at.words:.1f} words (without {clean.words:.1f}), questions right {at.right:.0%} "
             f"(without {clean.right:.0%})."
         )
-        rows = self.rows
-        mine = self._of((rows.arm == CHOSEN) & (rows.strength == asked))
-        change = mine - self._of((rows.arm == CHOSEN) & (rows.strength == self.method.neutral))
+        mine = self._of(here)
+        change = mine - self._of(at_rest)
         p = float(sign_flip(change, seed=self.seed))
         low, high = bootstrap_mean(change, seed=self.seed)
         text += (
@@ -139,7 +96,8 @@ class Mitigation:
             q = float(sign_flip(beyond, seed=self.seed))
             text += (
                 f" With {self.method.control}: {rows[control].CHAIR_S.min():.0%} to {rows[control].CHAIR_S.max():.0%} "
-                f"(p={q:.2g} against them)."
+                f"(p={q:.2g} against them), objects found {rows[control].recall.min():.0%} to "
+                f"{rows[control].recall.max():.0%}."
             )
             fewer = fewer and beyond.mean() < 0 and q < 0.05
         harmed = at.recall < clean.recall_low or at.words < 0.8 * clean.words or at.right < clean.right_low
@@ -224,20 +182,34 @@ def mitigate(
     if method == "iri" and traced is None:
         raise BadOption("iri needs recovery rates: give traced=trace(model, other_prompts).")
     chosen = sorted({own.neutral, *(own.strengths if strengths is None else strengths)})
+    notes, tau, acting = [], None, CHOSEN
+    if method == "var":
+        published, tau = threshold_with_sinks(model, described)
+        if tau < published:
+            acting = LOWERED
+            notes.append(
+                f"{LOWERED}: at the published threshold of sinks (20 at a width of 4096, {published:.3g} here) the "
+                "first token is massive in no dimension, so no token is a sink and nothing moves. Lowered "
+                f"by tenths until it is, the threshold is {tau:.3g}: exploratory, ours; the random arm is its control."
+            )
+    dosed = [strength for strength in chosen if strength != own.neutral]
     plan = [(CHOSEN, 0, strength) for strength in chosen]
+    plan += [(LOWERED, 0, strength) for strength in dosed if acting == LOWERED]
     if own.control != "none":
-        plan += [(RANDOM, draw, s) for draw in range(draws) for s in chosen if s != own.neutral]
-    rows, notes, wrong = [], [], []
+        plan += [(RANDOM, draw, strength) for draw in range(draws) for strength in dosed]
+    clean = _measure(model, described, asked, synonyms, ((), None), max_new_tokens, stop, seed)
+    rows, wrong = [], []
     for index, (arm, draw, strength) in enumerate(plan):
         rng = np.random.default_rng([seed, draw + 1]) if arm == RANDOM else None
-        changes: Changed = ((), None)
-        if strength != own.neutral:
-            changes = _changes(model, method, strength, described, traced, rng)
-        try:
-            found, flags = _measure(model, described, asked, synonyms, changes, max_new_tokens, stop, seed)
-        except NoEffect as error:
-            notes.append(f"{arm}, strength {strength:g}: {error}")
-            found, flags = _measure(model, described, asked, synonyms, ((), None), max_new_tokens, stop, seed)
+        found, flags = clean
+        if strength != own.neutral and not (arm == CHOSEN and acting == LOWERED):
+            try:
+                changed = changes(model, method, strength, described, traced, rng, tau)
+                found, flags = _measure(
+                    model, described, asked, synonyms, changed, max_new_tokens, stop, seed
+                )
+            except NoEffect as error:
+                notes.append(f"{arm}, strength {strength:g}: {error}")
         wrong.append(flags)
         rows.append({"arm": arm, "draw": draw, "strength": strength, **found})
         if progress:
@@ -247,77 +219,18 @@ def mitigate(
     return Mitigation(own, np.array(wrong), pd.DataFrame(rows), source, data, seed, tuple(notes))
 
 
-def _changes(
-    model: Any,
-    method: str,
-    strength: float,
-    prompts: PromptSet,
-    traced: Tracing | None,
-    rng: np.random.Generator | None,
-) -> Changed:
-    """Return what is done to the model; with a generator, the control."""
-    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
-    if method == "vhr":
-        own = vhr(model, strength)
-        if rng is None:
-            return (own,), None
-        heads = [
-            Head(layer, int(head))
-            for layer in own.in_layers
-            for head in sorted(rng.choice(n_heads, n_heads // 2, replace=False))
-        ]
-        return (scale(heads, strength),), None
-    if method == "var":
-        layers = layers_for_var(model)
-        draw = None if rng is None else int(rng.integers(2**31))
-        shown = encode(model, prompts[: min(32, len(prompts))])
-        return (var(model, shown, strength, layers=layers, draw=draw),), None
-    if method == "iri":
-        assert traced is not None
-        return injections(traced, strength, n_layers, rng), None
-    return (), Rebalance(away_from_text=strength)
-
-
-def layers_for_var(model: Any) -> range | None:
-    """Return the layers for redistribution: the published ones, or all but the first where few are left of these."""
-    n_layers = int(model.cfg.n_layers)
-    return range(1, n_layers) if n_layers < 8 else None
-
-
-def injections(
-    traced: Tracing, strength: float, n_layers: int, rng: np.random.Generator | None = None
-) -> tuple[Intervention, ...]:
-    """Take the best 3 layers as sources and the best 10 as targets, or as many random ones."""
-    table = traced.table()
-    found: list[Intervention] = []
-    for component, share in (("attention", 1.0), ("mlp", 0.6)):
-        own = (
-            table[(table.component == component) & (table.group == "last token")].set_index("layer").recovery
-        )
-        rates = {layer: max(0.0, float(np.nan_to_num(own.get(layer, 0.0)))) for layer in range(n_layers)}
-        if rng is not None:
-            rates = dict(zip(rates, rng.permutation(list(rates.values())), strict=True))
-        ranked = sorted(rates, key=lambda layer: -rates[layer])
-        # Of few layers three of ten would be all of them.
-        sources, targets = ranked[: max(1, min(3, n_layers // 2))], ranked[: min(10, n_layers)]
-        kept = {layer: float(rates[layer]) for layer in sources if rates[layer] > 0}
-        if kept and max(targets) > min(kept):
-            found.append(iri(component, kept, targets, share * strength))  # pyright: ignore[reportArgumentType]
-    return tuple(found)
-
-
 def _measure(
     model: Any,
     described: PromptSet,
     asked: PromptSet,
     synonyms: Synonyms,
-    changes: Changed,
+    changed: Changed,
     max_new_tokens: int,
     stop: str | None,
     seed: int,
 ) -> tuple[dict[str, Any], Bool[np.ndarray, " description"]]:
     """Return a row, and which descriptions hold an object that is not there."""
-    interventions, decoding = changes
+    interventions, decoding = changed
     found = describe_and_count(
         model, described, synonyms, interventions=interventions, decoding=decoding,
         max_new_tokens=max_new_tokens, stop=stop, seed=seed,

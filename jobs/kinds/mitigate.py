@@ -12,7 +12,8 @@ import pandas as pd
 from pydantic import Field
 
 from ...analysis.scores import Source
-from ...analysis.vision.mitigation import METHODS, Mitigation, mitigate, scenes_for
+from ...analysis.vision.mitigation import Mitigation, mitigate, scenes_for
+from ...analysis.vision.mitigation_methods import METHODS
 from ...analysis.vision.tracing import trace
 from ..planner import Planner
 from ..steps import Found, Inputs, Step, Task, Unit, kind

@@ -8,7 +8,8 @@ import pytest
 
 from headscope.analysis.scores import Source
 from headscope.analysis.vision.hallucination import describe_and_count
-from headscope.analysis.vision.mitigation import METHODS, Mitigation, mitigate, scenes_for
+from headscope.analysis.vision.mitigation import Mitigation, mitigate, scenes_for
+from headscope.analysis.vision.mitigation_methods import METHODS
 from headscope.analysis.vision.tracing import trace
 from headscope.errors import BadOption, MissingData
 
