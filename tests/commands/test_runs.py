@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -16,9 +14,7 @@ from typer.testing import CliRunner
 import headscope.cli
 from headscope.analysis.run import save_run
 from headscope.analysis.score import default_prompts, score
-from headscope.jobs.spec import read_job
 
-DOCS = Path(headscope.cli.__file__).parent / "docs" / "jobs.md"
 SUBCOMMANDS = ("list", "show", "compare", "export", "gc")
 
 
@@ -116,32 +112,3 @@ def test_gc_only_says_what_it_would_do_until_told(root: Path):
     found = json.loads(call("gc", "--yes", "--json").stdout)
     assert found["removed"] and len(found["leftovers"]) == 1 and not rest.exists()
     assert len(names(root)) == 2
-
-
-def test_the_guide_is_true():
-    """Its job can be read, and its commands and options exist."""
-    text = DOCS.read_text(encoding="utf-8")
-    blocks = {
-        kind: re.findall(rf"^```{kind}\n(.*?)^```", text, flags=re.M | re.S)
-        for kind in ("yaml", "sh", "python")
-    }
-    for block in blocks["python"]:
-        compile(block, "jobs.md", "exec")
-    for line in "".join(blocks["sh"]).splitlines():
-        found = re.search(r"headscope (runs \w+|jobs \w+|\w+)(.*)", line)
-        if not found or line.startswith("pip"):
-            continue
-        command = shlex.split(found[1])
-        help_text = CliRunner().invoke(headscope.cli.app, [*command, "--help"], prog_name="headscope")
-        assert help_text.exit_code == 0, line
-        for option in re.findall(r"(?<=\s)--[a-z-]+", found[2]):
-            assert option in help_text.stdout, f"{line}: {option}"
-
-
-def test_the_guides_jobs_are_jobs(tmp_path: Path):
-    blocks = re.findall(r"^```yaml\n(.*?)^```", DOCS.read_text(encoding="utf-8"), flags=re.M | re.S)
-    assert blocks
-    for block in blocks:
-        path = tmp_path / "job.yaml"
-        path.write_text(block)
-        assert all({"score", "verify"} == {step.kind for step in cell.steps} for cell in read_job(path).cells)
