@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from . import __version__
 from .commands.app import workbench
 from .commands.circuit import circuit
+from .commands.concept import concept
 from .commands.demo import demo
 from .commands.generate import generate
 from .commands.jobs import jobs
@@ -47,6 +48,7 @@ _IN_ORDER = (
     trace,
     mitigate,
     selective,
+    concept,
     generate,
 )
 

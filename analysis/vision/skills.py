@@ -58,3 +58,16 @@ def skills(model: Any, n: int = 200, seed: int = 0, *, rank_on: str = "all") -> 
     else:
         text = {task: default_prompts(model, task, seed, n=n) for task in ("repeated", "ioi")}
     return Skills(rank, train, visual, text)
+
+
+def to_describe(model: Any, n: int = 100, seed: int = 0) -> tuple[PromptSet, PromptSet]:
+    """Draw scenes to describe: of the training split, and held-out ones.
+
+    Raises:
+        MissingData: The model sees no images.
+    """
+    if not sees_images(model):
+        raise MissingData(
+            f"{model.cfg.model_name} takes text only; give prompts to continue, or a model that sees."
+        )
+    return questions("describe", n, seed, split="train"), questions("describe", n, seed)
