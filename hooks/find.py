@@ -14,6 +14,7 @@ ORGANISMS = Path(__file__).resolve().parents[1] / "organisms"
 _PREFIX = "organism/"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _HUB_FILES: dict[str, Any] = {
     "allow_patterns": ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
     "ignore_patterns": ["*/*", "consolidated*"],  # other formats of the same weights
@@ -40,8 +41,13 @@ def available() -> tuple[ModelCard, ...]:
     return tuple(cards)
 
 
-def find_model(name: str) -> tuple[Path, str]:
-    """Return the folder that holds a model, and the name to show for it."""
+def find_model(name: str, *, code: bool = False) -> tuple[Path, str]:
+    """Return the folder that holds a model, and the name to show for it.
+
+    Args:
+        name: As for `load`.
+        code: Whether the Python files of a hub repository are fetched too.
+    """
     shipped = {card.name: card.folder for card in available()}
     if name in shipped:
         return shipped[name], name
@@ -60,7 +66,7 @@ def find_model(name: str) -> tuple[Path, str]:
             nearest(name, beside) if beside else f" Check the path; shipped models are {', '.join(shipped)}."
         )
         raise UnknownModel(f"there is no folder {name!r}.{hint}")
-    return _from_hub(name, shipped), name
+    return _from_hub(name, shipped, code), name
 
 
 def _folders_beside(path: Path) -> list[str]:
@@ -68,7 +74,7 @@ def _folders_beside(path: Path) -> list[str]:
     return [str(one.parent) for one in sorted(path.parent.glob("*/config.json"))]
 
 
-def _from_hub(name: str, shipped: dict[str, Path]) -> Path:
+def _from_hub(name: str, shipped: dict[str, Path], code: bool) -> Path:
     """Return the local snapshot of a hub repository, downloading it only if it is not cached."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
@@ -80,9 +86,13 @@ def _from_hub(name: str, shipped: dict[str, Path]) -> Path:
     )
 
     tail = nearest(name, shipped)
+    wanted = dict(_HUB_FILES)
+    if code:
+        wanted["allow_patterns"] = [*wanted["allow_patterns"], "*.py"]
     try:
-        folder = Path(snapshot_download(name, **_HUB_FILES, local_files_only=True))
-        if not _missing(folder):
+        folder = Path(snapshot_download(name, **wanted, local_files_only=True))
+        # A snapshot that was fetched without its code lacks it.
+        if not _missing(folder) and (not code or constants.HF_HUB_OFFLINE or any(folder.glob("*.py"))):
             return folder
     except LocalEntryNotFoundError:
         pass
@@ -94,7 +104,7 @@ def _from_hub(name: str, shipped: dict[str, Path]) -> Path:
             f"({constants.HF_HUB_CACHE}) while HF_HUB_OFFLINE is set. Unset it, or give a folder.{tail}"
         )
     try:
-        return Path(snapshot_download(name, **_HUB_FILES))
+        return Path(snapshot_download(name, **wanted))
     except GatedRepoError as error:
         raise HubUnavailable(
             f"{name!r} is gated on the hub: accept its terms there and set HF_TOKEN."
@@ -119,6 +129,12 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadModelFolder(f"{index} is not a weight index ({error}); copy it again.") from error
+    for shard in shards:
+        # transformers reads whatever stands there: a file outside the folder, or a pickle.
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise BadModelFolder(
+                f"{index} names {str(shard)[:100]!r} as a file of weights; expected a .safetensors file of the folder."
+            )
     return tuple(folder / shard for shard in sorted(shards))
 
 
@@ -160,7 +176,7 @@ def _reads_only_images(folder: Path) -> bool:
 def check_folder(folder: Path, shown: str) -> None:
     """Refuse a folder that cannot be loaded safely, before anything is read from it."""
     missing = _missing(folder)
-    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLES)
     if missing.endswith(".safetensors") and pickles:
         raise BadModelFolder(
             f"{shown}: {folder} has its weights in {pickles[0]}, a pickle, which can run code when it is read. "
@@ -178,3 +194,9 @@ def check_folder(folder: Path, shown: str) -> None:
         raise BadModelFolder(f"{path} is not JSON ({error}); copy it again.") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise BadModelFolder(f"{path} names no model_type; it is not a Hugging Face model configuration.")
+    if (
+        config.get("transformers_weights") is not None
+    ):  # it would be read instead of the files that are digested
+        raise BadModelFolder(
+            f"{path} names its weights under transformers_weights; remove that, and call the file model.safetensors."
+        )

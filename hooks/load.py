@@ -16,6 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from ..errors import BadModelFolder, BadOption, NonFinite
 from .find import ModelCard, available, check_folder, find_model
 from .info import ModelInfo, checked, describe, remember
+from .own_code import own_code
 
 __all__ = ["ModelCard", "ModelInfo", "available", "describe", "load"]
 
@@ -29,21 +30,24 @@ def load(
     dtype: str | torch.dtype | None = None,
     *,
     n_devices: int = 1,
+    trust_remote_code: bool = False,
 ) -> TransformerBridge:
     """Load a model in evaluation mode and check once that its hooks work.
 
     Shipped models and folders never touch the network, and neither does a hub id whose files are in the
-    local cache. Only safetensors weights are read, and no code from a model's repository is run.
+    local cache. Only safetensors weights are read, and no code from a model's folder is run unless it is trusted.
 
     Args:
         name: `organism/NAME`, a folder in Hugging Face form, or a hub id.
         device: Where to put it; None for a GPU if there is one.
         dtype: Of the weights, such as `torch.bfloat16` or `"bfloat16"`; None for float32.
         n_devices: GPUs to spread whole layers over, where one cannot hold them; `device` must then be None.
+        trust_remote_code: Run Python files that the model's folder brings, with all rights of this process and a
+            warning. Only for code that you have read.
 
     Raises:
         UnknownModel: there is no such organism, folder or repository.
-        BadModelFolder: a file is missing or unusable; the message names it.
+        BadModelFolder: a file is missing or unusable, or is code that would have to run; the message names it.
         HubUnavailable: the model is not cached and the hub cannot be reached, or refuses.
         NonFinite: a weight is NaN or infinite; the message names the tensor.
         BadOption: this machine lacks the device, or the dtype is none for weights.
@@ -52,9 +56,10 @@ def load(
     name = os.fspath(name)
     device, dtype = _device(device), _dtype(dtype)
     spread = _spread(n_devices, device)
-    folder, shown = find_model(name)
+    folder, shown = find_model(name, code=trust_remote_code)
     check_folder(folder, shown)
-    model = _boot(folder, shown, dtype, spread or {"device": device})
+    with own_code(trust_remote_code, folder, shown):
+        model = _boot(folder, shown, dtype, spread or {"device": device}, trust_remote_code)
     model.cfg.model_name = shown
     model.eval()
     _keep_no_patterns(model)
@@ -64,24 +69,21 @@ def load(
     return model
 
 
-def _boot(folder: Path, shown: str, dtype: torch.dtype, where: dict[str, Any]) -> TransformerBridge:
+def _boot(
+    folder: Path, shown: str, dtype: torch.dtype, where: dict[str, Any], trusted: bool
+) -> TransformerBridge:
     """Boot from a folder; whatever fails on the way is a fault of the folder."""
     reports: list[str] = []
     try:
         # Modules draw initial weights that are then overwritten; the caller's seed must not notice.
         with no_network(), _reports_of_transformers(reports), torch.random.fork_rng(devices=[]):
             model = TransformerBridge.boot_transformers(
-                str(folder), dtype=dtype, trust_remote_code=False, **where
+                str(folder), dtype=dtype, trust_remote_code=trusted, **where
             )
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # safetensors and tokenizers raise classes that derive from Exception alone
         _refuse_wrong_weights(folder, shown, reports)
-        if "trust_remote_code" in str(error):
-            raise BadModelFolder(
-                f"{shown}: {folder} brings its own model code, and Headscope never runs code from a model folder; "
-                "use a model whose architecture is part of transformers."
-            ) from error
         text = " ".join(str(error).split())
         raise BadModelFolder(
             f"{shown}: {folder} cannot be loaded: {type(error).__name__}: {text[:400]}"
