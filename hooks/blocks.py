@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from .encode import Batch
 from .forward import forward
 from .lean import forward_as
+from .turn import turn
 
 _CACHE_NAMES = ("past_key_values", "layer_past")
 
@@ -86,6 +87,7 @@ class Blocks:
         self.width = batch.tokens.shape[1]
         self.layers: list[Layer] = []
         self._projects: dict[int, bool] = {}
+        self._left: Tensor | None = None
         self.logits: Float[Tensor, "batch vocab"] = self._run_clean()[:, 0]
         self.resumable = all(layer.keys is not None and _is_causal(layer.arguments) for layer in self.layers)
         """Whether clean keys and values may stand in for unchanged columns."""
@@ -94,6 +96,7 @@ class Blocks:
         """Run the batch once and keep what every block received and made."""
         hooks: list[tuple[str, Callable[..., None]]] = []
         with ExitStack() as undo:
+            undo.enter_context(turn(self.model))
             for index, block in enumerate(self.model.blocks):
                 if not hasattr(block, "attn") or getattr(block.attn, "o", None) is None:
                     raise Unsupported(f"layer {index} has no attention with an output projection")
@@ -117,6 +120,9 @@ class Blocks:
         hidden = named.pop("hidden_states", None)
         if hidden is None:
             raise Unsupported(f"{block.name} does not take hidden_states")
+        if self._left is not None and not torch.equal(hidden, self._left):
+            # As Qwen3-VL does at an image's pieces, where a run that starts in the middle would miss it.
+            raise Unsupported(f"something is added to the residual stream before layer {len(self.layers)}")
         known = [name for name in _CACHE_NAMES if name in signature.parameters]
         layer = Layer(hidden, named, known[0] if known else None)
         self.layers.append(layer)
@@ -134,6 +140,7 @@ class Blocks:
 
     def _keep_form(self, _: Module, __: Any, output: Any) -> None:
         self.layers[-1].in_tuple = isinstance(output, tuple)
+        self._left = output[0] if isinstance(output, tuple) else output
 
     def _keeper(self, index: int, name: str) -> Callable[..., None]:
         return lambda value, hook: setattr(self.layers[index], name, value)

@@ -13,6 +13,7 @@ from ..errors import HookNeverFired
 from .encode import Batch
 from .forward import forward
 from .points import hook_name
+from .turn import watching
 
 
 @torch.no_grad()
@@ -42,9 +43,7 @@ def each_pattern(
         return hook_fn
 
     n_layers = int(model.cfg.n_layers)
-    with model.hooks(
-        fwd_hooks=[(f"blocks.{layer}.attn.hook_pattern", watch(layer)) for layer in range(n_layers)]
-    ):
+    with watching(model, [(f"blocks.{layer}.attn.hook_pattern", watch(layer)) for layer in range(n_layers)]):
         forward(model, batch, logits_at="last")
     if missing := sorted(set(range(n_layers)) - seen):
         raise HookNeverFired(
@@ -94,7 +93,7 @@ def capture_at(
 
         return hook_fn
 
-    with model.hooks(fwd_hooks=[(hook_name(model, layer, at), watch(layer)) for layer in layers]):
+    with watching(model, [(hook_name(model, layer, at), watch(layer)) for layer in layers]):
         forward(model, batch, logits_at="last")
     if missing := sorted(set(layers) - set(found)):
         point = hook_name(model, missing[0], at).rpartition(".")[2]

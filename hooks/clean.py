@@ -67,9 +67,9 @@ def silenced(model: Any) -> Iterator[None]:
     """Take all hooks off a model's hook points inside the block, so that nobody sees or changes what runs there."""
     points = [point for point in set(model.hook_dict.values()) if point._forward_hooks]
     held = [(point, dict(point._forward_hooks)) for point in points]
-    for point in points:
-        point._forward_hooks.clear()
     try:
+        for point in points:
+            point._forward_hooks.clear()
         yield
     finally:
         for point, hooks in held:

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from ..errors import NonFinite
 from .encode import Batch
+from .faults import advice, first_fault
+from .places import Places
+from .turn import turn
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,12 @@ _running: WeakKeyDictionary[Any, list[Pass]] = WeakKeyDictionary()
 def announce(model: Any, running: Pass) -> Iterator[None]:
     """Let hooks of this model learn the absolute positions of the tokens that are fed inside the block."""
     stack = _running.setdefault(model, [])
-    stack.append(running)
     try:
+        stack.append(running)
         yield
     finally:
-        stack.pop()
+        # Not simply the last one: a generator that was left suspended ends whenever it is collected.
+        del stack[max(index for index, one in enumerate(stack) if one is running)]
 
 
 def running_pass(model: Any) -> Pass | None:
@@ -68,26 +72,48 @@ def forward(
             `"last"` unembeds only each row's last real token and returns `[batch, 1, vocab]`.
 
     Raises:
-        NonFinite: a logit at a real token is NaN or infinite; the message names prompt and first layer.
+        NonFinite: a logit that is returned, or what the last layer leaves at any real token, is NaN or infinite; the
+            message names prompt, layer and head.
+        BadOption: the model is inside `intervene` of another thread. A pass of another thread is waited for.
     """
     batch = batch.to(model.cfg.device)
     keep: dict[str, Any] = {}
     columns = torch.unique(batch.last)
     if logits_at == "last" and "logits_to_keep" in _parameters(model):
         keep["logits_to_keep"] = columns
-    with announce(model, Pass(batch.positions, batch)):
-        logits = _call(model, batch, **keep)
+    padding = batch.attention_mask == 0
+    with turn(model), announce(model, Pass(batch.positions, batch)):
+        with _left_by_layers(model) as left:
+            logits = _call(model, batch, **keep)
         if logits_at == "last":
             column = torch.searchsorted(columns, batch.last) if keep else batch.last
             rows = torch.arange(len(batch), device=logits.device)
             logits = logits[rows, column.to(logits.device)].unsqueeze(1)
             finite = torch.isfinite(logits).flatten(1).all(1)
         else:
-            padding = batch.attention_mask == 0
-            finite = (torch.isfinite(logits).all(-1) | padding).all(1)
+            finite = (torch.isfinite(logits).all(-1) | padding.to(logits.device)).all(1)
+        # A fault in the last layer reaches the logits of its own tokens only, but what hooks saw of it is no number.
+        for hidden in left:
+            finite &= (torch.isfinite(hidden).all(-1) | padding.to(hidden.device)).all(1).to(finite.device)
         if not bool(finite.all()):
             _explain_non_finite(model, batch, finite)
     return logits
+
+
+@contextmanager
+def _left_by_layers(model: Any) -> Iterator[list[Tensor]]:
+    """Collect what the last layer leaves in the residual stream inside the block: `[batch, pos, d_model]`."""
+    left: list[Tensor] = []
+
+    def keep(_: Any, __: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        left.append(hidden.detach())
+
+    handle = model.blocks[-1].register_forward_hook(keep)
+    try:
+        yield left
+    finally:
+        handle.remove()
 
 
 def _call(model: Any, batch: Batch, **options: Any) -> Tensor:
@@ -99,6 +125,7 @@ def _call(model: Any, batch: Batch, **options: Any) -> Tensor:
         output_attentions=False,
         use_cache=False,
         **batch.image_inputs,
+        **Places(model, batch).of(batch.positions),
         **options,
     )
 
@@ -110,22 +137,8 @@ def _parameters(model: Any) -> Any:
 def _explain_non_finite(model: Any, batch: Batch, finite: Bool[Tensor, " batch"]) -> None:
     """Run once more to learn where the first non-finite value arises, and raise."""
     row = int((~finite).nonzero()[0])
-    real = batch.attention_mask[row].bool()
-    broken: list[int] = []
-
-    def watch(layer: int) -> Any:
-        def look(value: Tensor, hook: Any) -> None:
-            if not bool(torch.isfinite(value[row, real.to(value.device)]).all()):
-                broken.append(layer)
-
-        return look
-
-    hooks = [(f"blocks.{layer}.hook_out", watch(layer)) for layer in range(int(model.cfg.n_layers))]
-    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
-        _call(model, batch)
-    where = f"first in the output of layer {min(broken)}" if broken else "after the last layer"
+    where = first_fault(model, row, batch.attention_mask[row].bool(), lambda: _call(model, batch))
     raise NonFinite(
-        f"{model.cfg.model_name}: logits of prompt {row} ({batch.prompts[row].text[:60]!r}) are NaN or infinite, "
-        f"{where}. "
-        f"In {model.cfg.dtype} this is mostly overflow: load with dtype=torch.float32, or use a smaller gain."
+        f"{model.cfg.model_name}: prompt {row} of its batch ({batch.prompts[row].text[:60]!r}) gives NaN or infinite "
+        f"numbers, {where}.{advice(model)}"
     )

@@ -17,10 +17,13 @@ from ..datasets.prompts import Prompt, PromptSet
 from ..errors import BadOption, NonFinite, PromptTooLong
 from .decoding import Decoding
 from .encode import Batch, encode
+from .faults import advice, first_fault
 from .forward import Pass, announce
 from .intervene import intervene
 from .interventions import Intervention
+from .places import Places
 from .sampling import chooser, noise_of
+from .turn import turn
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def generate(
         PromptTooLong: a prompt with its continuation would not fit the context.
         BadOption: a value is out of range.
         HookNeverFired, NoEffect: an intervention did not intervene (see `intervene`).
-        NonFinite: a logit is NaN or infinite.
+        NonFinite: a logit is NaN or infinite; the message names prompt, new token, layer and head.
     """
     _check_options(max_new_tokens, temperature, stop, batch_size)
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
@@ -142,7 +145,7 @@ def _continue(
     fed = batch.tokens[:, -1:]
     for index in range(max_new_tokens):
         logits = feed(fed, mask)
-        _check_finite(model, batch, logits, alive, index)
+        _check_finite(feed, batch, logits, alive, index, tokens)
         chosen = choose(logits).to(mask.device)
         logprob = logits.float().log_softmax(-1).gather(1, chosen[:, None])[:, 0]
         step = Step(index, batch, fed, chosen, logits, alive.clone())
@@ -175,6 +178,7 @@ class _Feed:
     def __init__(self, model: Any, batch: Batch, decoding: Decoding, first_row: int) -> None:
         self.model, self.batch, self.decoding, self.first_row = model, batch, decoding, first_row
         config = model.original_model.config
+        self.places = Places(model, batch)
         self.caches = [DynamicCache(config=config) for _ in range(decoding.copies)]
         takes_keep = "logits_to_keep" in inspect.signature(model.original_model.forward).parameters
         self.keep = {"logits_to_keep": 1} if takes_keep else {}
@@ -187,6 +191,7 @@ class _Feed:
         found = []
         for copy, cache in enumerate(self.caches):
             with (
+                turn(self.model),
                 self.decoding.copy(self.model, copy),
                 announce(self.model, Pass(positions, self.batch, self.first_row)),
             ):
@@ -198,6 +203,7 @@ class _Feed:
                     past_key_values=cache,
                     output_attentions=False,
                     **images,
+                    **self.places.of(positions),
                     **self.keep,
                 )
             found.append(logits[:, -1])
@@ -253,12 +259,20 @@ def check_lengths(model: Any, batch: Batch, max_new_tokens: int) -> None:
             )
 
 
-def _check_finite(model: Any, batch: Batch, logits: Tensor, alive: Tensor, index: int) -> None:
-    broken = ~torch.isfinite(logits).all(-1) & alive
-    if bool(broken.any()):
-        row = int(broken.nonzero()[0])
-        raise NonFinite(
-            f"{model.cfg.model_name}: logits of the prompt {batch.prompts[row].text[:60]!r} are NaN or infinite at new "
-            f"token {index}. In {model.cfg.dtype} this is mostly overflow: load with dtype=torch.float32, or use a "
-            "smaller gain."
-        )
+def _check_finite(
+    feed: _Feed, batch: Batch, logits: Tensor, alive: Tensor, index: int, tokens: Sequence[Sequence[int]]
+) -> None:
+    """Refuse logits that are no numbers, and say where they come from."""
+    broken = ~torch.isfinite(logits).all(-1) & alive.to(logits.device)
+    if not bool(broken.any()):
+        return
+    row, model = int(broken.nonzero()[0]), feed.model
+    new = torch.tensor([list(own[:index]) + [0] * (index - len(own)) for own in tokens], dtype=torch.long)
+    whole = torch.cat([batch.tokens, new.to(batch.tokens)], dim=1)
+    mask = torch.cat([batch.attention_mask, batch.attention_mask.new_ones(new.shape)], dim=1)
+    fresh = _Feed(model, batch, feed.decoding, feed.first_row)  # empty caches: the text is read in one go
+    where = first_fault(model, row, mask[row].bool(), lambda: fresh(whole, mask))
+    raise NonFinite(
+        f"{model.cfg.model_name}: prompt {feed.first_row + row} ({batch.prompts[row].text[:60]!r}) gives NaN or "
+        f"infinite numbers at new token {index}, {where}.{advice(model)}"
+    )

@@ -16,6 +16,7 @@ from .forward import forward
 from .intervene import intervene
 from .interventions import Intervention
 from .references import References
+from .turn import turn
 
 
 @contextmanager
@@ -29,11 +30,12 @@ def unembedded(model: Any) -> Iterator[list[Tensor]]:
     def keep(_: Any, args: tuple[Any, ...]) -> None:
         seen.append(args[0].detach())
 
-    handle = model.unembed.register_forward_pre_hook(keep)
-    try:
-        yield seen
-    finally:
-        handle.remove()
+    with turn(model):
+        handle = model.unembed.register_forward_pre_hook(keep)
+        try:
+            yield seen
+        finally:
+            handle.remove()
 
 
 @torch.no_grad()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -22,9 +20,7 @@ from .passes import Passes
 from .points import POINTS, hook_name
 from .references import References
 from .site import window_of
-
-_active: WeakKeyDictionary[Any, list[Run]] = WeakKeyDictionary()
-_lock = threading.Lock()
+from .turn import Owner, open_blocks, refuse_others, registered, turn
 
 
 class Run:
@@ -33,7 +29,7 @@ class Run:
     Attributes:
         interventions: What is applied, in order.
         batch: The prompts, if they were given.
-        thread: The thread that entered the block.
+        owner: Who entered the block.
     """
 
     def __init__(
@@ -46,7 +42,7 @@ class Run:
         self.model = model
         self.interventions = interventions
         self.batch = batch
-        self.thread = threading.get_ident()
+        self.owner = Owner.now()
         self._passes = Passes(model, batch)
         self._paused = 0
         self._references = References(model) if references is None else references
@@ -120,7 +116,7 @@ class Run:
         """Learn positions before the model runs (a forward pre-hook)."""
         if self._paused:
             return
-        _refuse_other_thread(self)
+        refuse_others(self.model)
         if self._passes.enter(args, kwargs):
             assert self._passes.now is not None
             if self._passes.now.batch is not None:
@@ -132,7 +128,7 @@ class Run:
 
     def leave_pass(self, *_: Any) -> None:
         """Forget the pass when the model returns or fails (a forward hook)."""
-        if not self._paused and threading.get_ident() == self.thread:
+        if not self._paused and not self.owner.excludes(Owner.now()):
             self._passes.leave()
 
     def _see_values(self, layer: int) -> Any:
@@ -193,7 +189,8 @@ def intervene(
     before when the block is left. An exception from the block's body passes through untouched.
 
     Args:
-        model: The bridge. Only the thread that entered the block may run it.
+        model: The bridge. Only the thread that entered the block may run it, and of the tasks of one event loop only
+            the one that did; others are refused. If another thread is in a pass of the model, its end is waited for.
         interventions: One or several; none is allowed and changes nothing.
         batch: The prompts, if the model will be called directly and an intervention needs their spans or corrupted
             texts. Headscope's `forward` and `generate` make it known themselves.
@@ -223,13 +220,14 @@ def intervene(
 def applied(run: Run) -> Iterator[Run]:
     """Hold a run's hooks in its model inside the block, and check on leaving that they acted; see `intervene`."""
     with ExitStack() as stack:
-        stack.enter_context(_registered(run))
         if run.interventions:
-            run.prepare(run.batch)
-            module = run.model.original_model
-            stack.callback(module.register_forward_pre_hook(run.enter_pass, with_kwargs=True).remove)
-            stack.callback(module.register_forward_hook(run.leave_pass, always_call=True).remove)
-            stack.enter_context(run.model.hooks(fwd_hooks=run.hooks()))
+            with turn(run.model):
+                stack.enter_context(registered(run.model, run))
+                run.prepare(run.batch)
+                module = run.model.original_model
+                stack.callback(module.register_forward_pre_hook(run.enter_pass, with_kwargs=True).remove)
+                stack.callback(module.register_forward_hook(run.leave_pass, always_call=True).remove)
+                stack.enter_context(run.model.hooks(fwd_hooks=run.hooks()))
         yield run
     run.check()
 
@@ -237,35 +235,16 @@ def applied(run: Run) -> Iterator[Run]:
 @contextmanager
 def paused(model: Any) -> Iterator[None]:
     """Let forward passes inside the block run clean, whatever `intervene` blocks are open on the model."""
-    runs = list(_active.get(model, ()))
-    for run in runs:
-        run._paused += 1
+    runs: list[Run] = []
     try:
+        for run in open_blocks(model):
+            assert isinstance(run, Run)
+            runs.append(run)
+            run._paused += 1
         yield
     finally:
         for run in runs:
             run._paused -= 1
-
-
-@contextmanager
-def _registered(run: Run) -> Iterator[None]:
-    with _lock:
-        runs = _active.setdefault(run.model, [])
-        if runs:
-            _refuse_other_thread(runs[-1])
-        runs.append(run)
-    try:
-        yield
-    finally:
-        with _lock:
-            runs.remove(run)
-
-
-def _refuse_other_thread(run: Run) -> None:
-    if threading.get_ident() != run.thread:
-        raise BadOption(
-            f"{run.model.cfg.model_name} is inside intervene(...) of another thread; give each thread its own model."
-        )
 
 
 def _differs(old: Tensor, new: Tensor) -> bool:

@@ -16,12 +16,12 @@ from transformers.activations import NewGELUActivation
 def forward_as(module: Module, replacement: Callable[..., Any]) -> Iterator[None]:
     """Let a module compute something else inside the block."""
     own = module.__dict__.get("forward")
-    module.__dict__["forward"] = replacement
     try:
+        module.__dict__["forward"] = replacement
         yield
     finally:
         if own is None:
-            del module.__dict__["forward"]
+            module.__dict__.pop("forward", None)
         else:
             module.__dict__["forward"] = own
 

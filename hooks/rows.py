@@ -20,7 +20,9 @@ from ..errors import BadOption, HookNeverFired
 from .encode import Batch, encode
 from .forward import Pass, announce
 from .info import describe
+from .places import Places
 from .site import window_of
+from .turn import watching
 
 _CHUNK = 512  # tokens fed at a time: the model's own attention then holds 512 rows, not all
 
@@ -125,7 +127,7 @@ def read_rows(model: Any, prompt: Prompt | str, *, chunk: int = _CHUNK) -> Rows:
 
     hooks = [(_query_hook(model, layer), keep_queries(layer)) for layer in range(n_layers)]
     hooks += [(f"blocks.{layer}.attn.hook_pattern", keep_last_row(layer)) for layer in range(n_layers)]
-    with model.hooks(fwd_hooks=hooks):
+    with watching(model, hooks):
         for columns in _chunks(batch, chunk):
             _feed(model, batch, columns, cache)
     if missing := sorted(set(range(n_layers)) - set(last_rows)):
@@ -166,6 +168,7 @@ def _feed(model: Any, batch: Batch, columns: slice, cache: DynamicCache) -> None
             past_key_values=cache,
             output_attentions=False,
             **images,
+            **Places(model, batch).of(positions),
         )
 
 

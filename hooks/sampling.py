@@ -28,7 +28,9 @@ def chooser(
         # logits, so that clean and changed runs differ by the change alone.
         u = torch.stack([torch.rand(logits.shape[-1], generator=own, dtype=torch.float64) for own in noise])
         gumbel = -torch.log(-torch.log(u.clamp(min=torch.finfo(torch.float64).tiny)))
-        scaled = logits.double().cpu() / temperature
+        wide = logits.double().cpu()
+        # The likeliest at 0, since a very small temperature would make every positive logit infinite.
+        scaled = (wide - wide.amax(-1, keepdim=True)) / temperature
         if top_k is not None and top_k < scaled.shape[-1]:
             least = scaled.topk(top_k, dim=-1).values[:, -1:]
             scaled = scaled.masked_fill(scaled < least, -torch.inf)

@@ -19,6 +19,7 @@ from .interventions import Phase
 from .reweight import PatternEdit, moving
 from .site import Site
 from .steering import checked_strength
+from .turn import watching
 
 TAU, OF_WIDTH = 20.0, 4096  # the published threshold, and the width of the model it was published for
 
@@ -65,7 +66,7 @@ def massive_dimensions(model: Any, batch: Batch, *, tau: float | None = None) ->
         found.update((share >= bar).nonzero()[:, 0].tolist())
 
     layers = range(min(2, n_layers - 1), n_layers)
-    with model.hooks(fwd_hooks=[(f"blocks.{layer}.hook_in", look) for layer in layers]):
+    with watching(model, [(f"blocks.{layer}.hook_in", look) for layer in layers]):
         forward(model, batch, logits_at="last")
     return tuple(sorted(found))
 

@@ -27,6 +27,7 @@ from .hidden import final_hidden
 from .intervene import intervene
 from .metrics import Metric, get_metric
 from .references import References
+from .turn import turn
 from .wave import Kind, Wave
 
 Progress = Callable[[int, int], None]
@@ -252,7 +253,8 @@ def _refuse_no_effect(changed: bool, kind: Kind, wanted: Sequence[Head], batch: 
 
 def _refuse_hooks(model: Any) -> None:
     """Make sure that nothing changes the model from outside while it is measured."""
-    hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks]
+    with turn(model):  # hooks of another thread's pass are gone after it
+        hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks]
     if hooked:
         raise BadOption(
             f"sweep measures single changes of an unchanged model, but {hooked[0]} has a hook on it"

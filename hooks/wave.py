@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import NonFinite
+from ..errors import NoEffect, NonFinite
 from .apply import apply
 from .blocks import Blocks, Unsupported, close
 from .encode import Batch
+from .faults import advice
+from .forward import forward
 from .heads import Head
 from .hidden import unembedded
+from .intervene import intervene
 from .interventions import Intervention
 from .lean import lean
 from .references import References
 from .site import site_of
+from .turn import turn
 
 Kind = Callable[[tuple[Head, ...]], Intervention]
 
@@ -65,7 +70,7 @@ class Wave:
         self.changed = self.changed or len(moved) > 0
         # Columns before the first change are clean, but the one that is read must be among those that are run.
         first = min(int(moved[0]) if len(moved) else self.blocks.width, int(self.batch.last.min()))
-        with lean(self.model), unembedded(self.model) as seen:
+        with turn(self.model), lean(self.model), unembedded(self.model) as seen:
             hidden = self._roll(heads, moves, first if self.blocks.resumable else 0, check)
             logits = self.blocks.unembed(hidden)
         final = seen[-1][:, 0]
@@ -135,9 +140,14 @@ class Wave:
 
     def _refuse_non_finite(self, head: Head, logits: Float[Tensor, "batch vocab"]) -> None:
         broken = (~torch.isfinite(logits)).any(-1).nonzero()
-        if len(broken):
-            row = int(broken[0])
-            raise NonFinite(
-                f"{self.kind((head,))} makes the logits of prompt {row} ({self.batch.prompts[row].text[:40]!r}) "
-                "NaN or infinite. Use a smaller gain, or load with dtype=torch.float32."
-            )
+        if not len(broken):
+            return
+        change = self.kind((head,))
+        # One whole pass tells where it begins.
+        with suppress(NoEffect), intervene(self.model, change, self.batch, references=self.references):
+            forward(self.model, self.batch, logits_at="last")
+        row = int(broken[0])
+        raise NonFinite(
+            f"{change} makes the logits of prompt {row} of its batch ({self.batch.prompts[row].text[:60]!r}) NaN or "
+            f"infinite where it is run from its own layer on, and not in a whole pass.{advice(self.model)}"
+        )

@@ -208,7 +208,7 @@ class ToNaN(Zero):
         (UnknownMetric, "Nearest: accuracy", {"metric": "acuracy"}),
         (BadOption, "chunk is 0", {"chunk": 0}),
         (BadOption, "no heads", {"heads": []}),
-        (NonFinite, r"L0H0.* prompt 0", {"kind": ToNaN}),
+        (NonFinite, r"prompt 0 .*of L0H0", {"kind": ToNaN}),
         (NoEffect, "changed no head's output", {"kind": partial(zero, positions=(99,))}),
     ],
 )
