@@ -233,8 +233,11 @@ def _count(words: Sequence[str], clean: Sequence[str], texts: Sequence[str], see
     }
     row: dict[str, float] = {"n": len(texts)}
     for name, values in each.items():
-        low, high = bootstrap_mean(np.array(values, dtype=float), seed=seed)
-        row |= {name: float(np.nanmean(values)), f"{name}_low": float(low), f"{name}_high": float(high)}
+        known = np.array(values, dtype=float)
+        low, high = bootstrap_mean(known, seed=seed)
+        # A text may hold no other words; nothing is kept of none.
+        mean = float(np.nanmean(known)) if np.isfinite(known).any() else float("nan")
+        row |= {name: mean, f"{name}_low": float(low), f"{name}_high": float(high)}
     return row
 
 
