@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= runs/demo
 
-.PHONY: help demo test lint types browser clean
+.PHONY: help demo test lint types docs browser clean
 
 help:
 	@echo "make demo   score, check and report on the shipped models (report in $(OUT))"
 	@echo "make test   lint, types, tests, doctests, and the wheel in an environment of its own"
+	@echo "make docs   the documentation, in site/; it opens from disk and loads nothing from the network"
 	@echo "make clean  remove what these leave behind, .venv included; runs/ stays"
 
 demo: $(VENV)/.installed
@@ -28,6 +29,11 @@ lint: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
+docs: export HF_HUB_OFFLINE := 1
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 # The browser tests drive Debian's Chromium. Where it is not here and cannot be installed they are skipped, and say so.
 browser:
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
@@ -36,7 +42,7 @@ browser:
 	  || echo "Chromium is not here and cannot be installed: the browser tests will be skipped."
 
 clean:
-	rm -rf $(VENV) build dist headscope.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site headscope.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # The stamps say when the environment last followed these two files, so that a second call installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.created
@@ -45,6 +51,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.created
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) install --quiet --constraint constraints.txt --editable ".[test]"
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[docs]"
 	@touch $@
 
 $(VENV)/.created:

@@ -122,7 +122,7 @@ def declared(*, test: bool) -> set[str]:
     extras = PYPROJECT["project"]["optional-dependencies"]
     lists = [
         PYPROJECT["project"]["dependencies"],
-        *(extras[name] for name in extras if test or name != "test"),
+        *(extras[name] for name in extras if test or name not in ("test", "docs")),
     ]
     return {re.split(r"[<>=\[ ]", item)[0].lower().replace("_", "-") for items in lists for item in items}
 
