@@ -210,8 +210,7 @@ def dose(
         asking, neutral, seed, progress: As for `evaluate`.
 
     Raises:
-        BadOption: A gain is not a number, or only 1 is given.
-        as `evaluate`.
+        BadOption: A gain is not a number, or only 1 is given; and as `evaluate`.
     """
     chosen = parse_heads(heads, model)
     if not chosen:
