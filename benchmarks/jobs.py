@@ -1,22 +1,26 @@
 """Measure what a job costs beyond its computation: `python benchmarks/jobs.py`.
 
 Printed: units a second for 1 and 2 processes (and Ray with 2 actors, where it is installed) on the shipped model, the
-overhead per unit beyond the computation, and the peak memory over many units that cost nothing.
+overhead per unit beyond the computation, and the peak memory over many units that cost nothing. `--only soak` runs the
+command itself over as many real units and follows the memory of its processes; it takes minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
+import psutil
 
 from headscope.jobs.events import read_events
 from headscope.jobs.planner import Planner
@@ -64,8 +68,8 @@ _PEAK: list[float] = []
 def main() -> int:
     """Run the measurements and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--units", type=int, default=10_000, help="cheap units for the memory")
-    parser.add_argument("--only", choices=["memory", "overhead", "rate"])
+    parser.add_argument("--units", type=int, default=10_000, help="units for the memory and the soak")
+    parser.add_argument("--only", choices=["memory", "overhead", "rate", "soak"])
     parser.add_argument("--shards", type=int, default=64, help="units on the shipped model")
     given = parser.parse_args()
     import headscope.jobs.run as running
@@ -79,6 +83,8 @@ def main() -> int:
             failed |= memory(Path(folder), given.units)
         if given.only in (None, "rate"):
             rate(Path(folder), given.shards)
+        if given.only == "soak":
+            failed |= soak(Path(folder), given.units)
     return int(failed)
 
 
@@ -142,6 +148,33 @@ def rate(folder: Path, shards: int) -> None:
             f"{(len(warm) - 1) / (warm[-1] - warm[0]):.2f} units a second ({len(done)} units of "
             f"{1024 // shards} prompts)"
         )
+
+
+def soak(folder: Path, n: int) -> bool:
+    """Run `headscope run` over n units of two prompts in two processes, and follow what they hold of memory."""
+    data = {"name": "repeated", "n": 2 * n}
+    step = {"kind": "score", "method": "induction", "model": "organism/planted", "data": data}
+    (folder / "job.json").write_text(
+        json.dumps({"name": "soak", "steps": [step], "run": {"shards": n, "batch": 2}})
+    )
+    call = [sys.executable, "-m", "headscope", "run", str(folder / "job.json"), "--out", str(folder / "runs")]
+    process = psutil.Popen([*call, "--workers", "2", "--quiet"])
+    held: list[tuple[int, float]] = []
+    while process.poll() is None:
+        time.sleep(2)
+        done = sum(1 for _ in folder.glob("runs/*/units/**/*.parquet"))
+        with suppress(psutil.Error):
+            family = [process, *process.children(recursive=True)]
+            held.append((done, sum(one.memory_info().rss for one in family) / 1e6))
+    for tenth in range(1, 11):
+        reached = [mb for done, mb in held if n * (tenth - 1) < 10 * done <= n * tenth]
+        print(
+            f"{n * tenth // 10:6,} units: at most {max(reached, default=float('nan')):.0f} MB in all processes"
+        )
+    early = max(mb for done, mb in held if 10 * done <= 2 * n)
+    late = max(mb for done, mb in held if done < n)
+    print(f"exit status {process.returncode}; {held[-1][0]:,} units in {2 * len(held)} s or a little more")
+    return process.returncode != 0 or late > 1.1 * early
 
 
 def _run(folder: Path, steps: list[dict[str, Any]], *, shards: int = 1, **settings: Any) -> Path:
