@@ -35,7 +35,7 @@ class Prompt:
         corrupted: The matched counterfactual text, in which ``answer`` is no longer right.
         spans: Name to character spans ``(start, end)`` of ``text``; ``end`` is exclusive.
         label: A class or condition, such as ``harmful``.
-        image: Path of an image, a scene such as ``scene:17:red-circle@0``, or "".
+        image: Path of an image, a scene such as ``scene:17:red-circle@0``, or ""; of several images, one a line.
         boxes: Name to boxes ``(left, top, right, bottom)`` in pixels of the image; right and bottom are exclusive.
         variants: Name to another form of ``text``.
 
@@ -70,6 +70,16 @@ class Prompt:
         object.__setattr__(self, "spans", spans)
         object.__setattr__(self, "boxes", boxes)
         object.__setattr__(self, "variants", dict(self.variants))
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The images that ``image`` names, in order.
+
+        >>> Prompt("a", image="one.png\\ntwo.png").images
+        ('one.png', 'two.png')
+        """
+        lines = tuple(line.strip() for line in self.image.splitlines() if line.strip())
+        return lines or ((self.image,) if self.image else ())
 
     def marked(self, span: str) -> tuple[str, ...]:
         """Return the pieces of text under a span name; none where the prompt lacks it."""

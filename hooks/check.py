@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import HookNeverFired, NoEffect, NonFinite
 from .attention import make_editable, undo_editable
+from .tower import reads_only_images
 
 N_TOKENS = 8
 
@@ -115,11 +116,6 @@ def _writes_nothing(model: Any, layer: int) -> bool:
     """Say whether a layer's output projection is all zeros: then no edit of its heads can have an effect."""
     output = getattr(model.blocks[layer].attn, "o", None)
     return output is not None and not any(bool(weight.any()) for weight in output.parameters())
-
-
-def reads_only_images(model: Any) -> bool:
-    """Whether a model takes pixels and no tokens, as a ViT does."""
-    return model.tokenizer is None and getattr(model.original_model, "main_input_name", "") == "pixel_values"
 
 
 @torch.no_grad()

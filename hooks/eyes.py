@@ -29,18 +29,18 @@ _kept: WeakKeyDictionary[Any, OrderedDict[tuple[str, int], Seen]] = WeakKeyDicti
 
 @dataclass(frozen=True)
 class Seen:
-    """One image as a model takes it.
+    """What one prompt shows, as a model takes it.
 
     Attributes:
-        ids: The tokens that stand for it, marks around it included.
+        ids: For each image the tokens that stand for it, marks around it included.
         tensors: What the forward pass takes beside the tokens, such as `pixel_values`; those of several images are
             concatenated along the first axis.
         digest: Of the pixels.
         centers: Where the middle of each of the image's pieces lies in the picture, x and y in pixels; None where the
-            pieces form no square grid.
+            pieces form no grid that is known, or of several images.
     """
 
-    ids: tuple[int, ...]
+    ids: tuple[tuple[int, ...], ...]
     tensors: Mapping[str, Tensor]
     digest: str
     centers: Float[Tensor, "piece xy"] | None = None
@@ -59,12 +59,14 @@ class Eyes:
         token: Its placeholder in a text, such as `<image>`.
         token_id: The id that every piece of an image has.
         added_ids: What the tokenizer adds around any text.
+        marks: What a text has before and after the placeholder, where the processor does not put it there itself.
     """
 
     processor: Any
     token: str
     token_id: int
     added_ids: frozenset[int]
+    marks: tuple[str, str] = ("", "")
 
     @classmethod
     def of(cls, model: Any) -> Eyes | None:
@@ -76,14 +78,27 @@ class Eyes:
         tokenizer = processor.tokenizer
         token = getattr(processor, "image_token", None) or tokenizer.convert_ids_to_tokens(int(token_id))
         around = {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
-        return cls(processor, str(token), int(token_id), frozenset(around))
+        ends = [getattr(config, f"vision_{end}_token_id", None) for end in ("start", "end")]
+        marks = tuple(str(tokenizer.convert_ids_to_tokens(int(end))) for end in ends if end is not None)
+        return cls(
+            processor, str(token), int(token_id), frozenset(around), marks if len(marks) == 2 else ("", "")
+        )
 
-    def see(self, image: str, where: str) -> Seen:
-        """Read an image; one that was read lately, and has not changed on disk, is not read again.
+    def see(self, images: Sequence[str], where: str) -> Seen:
+        """Read a prompt's images.
 
         Raises:
-            BadImage: It cannot be opened, or the model's processor refuses it.
+            BadImage: One cannot be opened, or the model's processor refuses it.
+            BadPrompts: The model makes tensors of different shapes of them.
         """
+        seen = [self._see(image, where) for image in images]
+        if len(seen) == 1:
+            return seen[0]
+        digest = hashlib.sha256("".join(one.digest for one in seen).encode()).hexdigest()[:16]
+        return Seen(tuple(run for one in seen for run in one.ids), stack(seen), digest)
+
+    def _see(self, image: str, where: str) -> Seen:
+        """Read an image; one that was read lately, and has not changed on disk, is not read again."""
         path = None if image.startswith("scene:") else Path(image).expanduser()
         key = (image, path.stat().st_mtime_ns if path is not None and path.is_file() else 0)
         kept = _kept.setdefault(self.processor, OrderedDict())
@@ -97,7 +112,7 @@ class Eyes:
     def _read(self, image: str, where: str) -> Seen:
         picture = open_image(image, where)
         try:
-            read = self.processor(text=self.token, images=picture, return_tensors="pt")
+            read = self.processor(text=self.token.join(self.marks), images=picture, return_tensors="pt")
         except (ValueError, TypeError, ZeroDivisionError) as error:
             text = " ".join(str(error).split())[:200]
             raise BadImage(
@@ -113,7 +128,13 @@ class Eyes:
             if name not in _TEXT_PARTS and isinstance(value, Tensor)
         }
         digest = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()[:16]
-        return Seen(ids, tensors, digest, self._centers(picture.size, ids.count(self.token_id)))
+        grid = tensors.get("image_grid_thw")
+        centers = (
+            self._centers(picture.size, ids.count(self.token_id))
+            if grid is None
+            else _grid_centers(picture.size, grid[0].tolist(), int(self.processor.image_processor.merge_size))
+        )
+        return Seen((ids,), tensors, digest, centers)
 
     def _centers(self, size: tuple[int, int], n_pieces: int) -> Float[Tensor, "piece xy"] | None:
         """Find where the pieces lie by showing the processor a picture whose red is x and whose green is y.
@@ -150,30 +171,55 @@ class Eyes:
     def place(
         self, ids: list[int], offsets: list[tuple[int, int]], seen: Seen | None, bos: int | None, where: str
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """Put an image's tokens where the placeholder stands, or after BOS where the text has none.
+        """Put images' tokens where the placeholders stand, or all after BOS where the text has none.
 
         Raises:
-            BadPrompts: The text has a placeholder and no image, or more than one placeholder.
+            BadPrompts: The text does not have as many placeholders as the prompt has images.
         """
         at = [index for index, own in enumerate(ids) if own == self.token_id]
-        if seen is None:
-            if at:
-                raise BadPrompts(
-                    f"{where}: the text says {self.token}, but the prompt has no image; fill its `image` field, or "
-                    f"take {self.token} out."
-                )
-            return ids, offsets
-        if len(at) > 1:
+        runs = seen.ids if seen is not None else ()
+        if at and not runs:
             raise BadPrompts(
-                f"{where}: the text says {self.token} {len(at)} times; one image a prompt can be given."
+                f"{where}: the text says {self.token}, but the prompt has no image; fill its `image` field, or "
+                f"take {self.token} out."
             )
-        start = at[0] if at else int(bool(ids) and ids[0] == bos)
-        kept = start + len(at)
-        marks = offsets[start] if at else (0, 0)
-        return (
-            [*ids[:start], *seen.ids, *ids[kept:]],
-            [*offsets[:start], *[marks] * len(seen.ids), *offsets[kept:]],
-        )
+        if at and len(at) != len(runs):
+            raise BadPrompts(
+                f"{where}: the text says {self.token} {_times(len(at))}, and the prompt has {len(runs)} "
+                f"image{'s' if len(runs) > 1 else ''}; give one image a line in its `image` field, in order."
+            )
+        cuts = [self._cut(ids, index, run) for index, run in zip(at, runs, strict=False)]
+        if not at:
+            start = int(bool(ids) and ids[0] == bos)
+            cuts = [(start, start)] * len(runs)
+        new_ids, new_offsets, done = [], [], 0
+        for (start, stop), run in zip(cuts, runs, strict=True):
+            marks = offsets[start] if stop > start else (0, 0)
+            new_ids += [*ids[done:start], *run]
+            new_offsets += [*offsets[done:start], *[marks] * len(run)]
+            done = stop
+        return [*new_ids, *ids[done:]], [*new_offsets, *offsets[done:]]
+
+    def _cut(self, ids: Sequence[int], at: int, run: tuple[int, ...]) -> tuple[int, int]:
+        """Return what an image's tokens replace: its placeholder, and marks around it that the text has already."""
+        before = run.index(self.token_id)
+        after = run[::-1].index(self.token_id)
+        start = at - before if before and tuple(ids[max(0, at - before) : at]) == run[:before] else at
+        stop = at + 1 + (after if after and tuple(ids[at + 1 : at + 1 + after]) == run[-after:] else 0)
+        return start, stop
+
+
+def _times(n: int) -> str:
+    return "once" if n == 1 else f"{n} times"
+
+
+def _grid_centers(size: tuple[int, int], grid: Sequence[int], merge: int) -> Float[Tensor, "piece xy"] | None:
+    """Return the middles of pieces that cut the whole resized picture into rows and columns; None of a video."""
+    frames, rows, columns = grid[0], grid[1] // merge, grid[2] // merge
+    if frames != 1:
+        return None
+    y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(columns) + 0.5, indexing="ij")
+    return torch.stack([x.flatten() / columns * size[0], y.flatten() / rows * size[1]], -1)
 
 
 def in_boxes(seen: Seen, boxes: Sequence[tuple[int, int, int, int]], where: str) -> Bool[Tensor, " piece"]:
@@ -184,8 +230,8 @@ def in_boxes(seen: Seen, boxes: Sequence[tuple[int, int, int, int]], where: str)
     """
     if seen.centers is None:
         raise BadSpan(
-            f"{where}: this model cuts images into pieces that form no square grid, so boxes cannot be found on it; "
-            "leave the prompt's boxes empty."
+            f"{where}: boxes cannot be found where the image's pieces form no grid that is known, or where a prompt has "
+            "several images; leave the prompt's boxes empty."
         )
     x, y = seen.centers.T
     inside = torch.zeros(len(x), dtype=torch.bool)

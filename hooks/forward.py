@@ -17,6 +17,7 @@ from ..errors import NonFinite
 from .encode import Batch
 from .faults import advice, first_fault
 from .places import Places
+from .tower import bridge_of, reads_only_images
 from .turn import turn
 
 
@@ -42,7 +43,7 @@ _running: WeakKeyDictionary[Any, list[Pass]] = WeakKeyDictionary()
 @contextmanager
 def announce(model: Any, running: Pass) -> Iterator[None]:
     """Let hooks of this model learn the absolute positions of the tokens that are fed inside the block."""
-    stack = _running.setdefault(model, [])
+    stack = _running.setdefault(bridge_of(model), [])
     try:
         stack.append(running)
         yield
@@ -53,7 +54,7 @@ def announce(model: Any, running: Pass) -> Iterator[None]:
 
 def running_pass(model: Any) -> Pass | None:
     """Return what the innermost `announce` said, or None outside of one (someone called the model directly)."""
-    stack = _running.get(model)
+    stack = _running.get(bridge_of(model))
     return stack[-1] if stack else None
 
 
@@ -76,6 +77,7 @@ def forward(
             message names prompt, layer and head.
         BadOption: the model is inside `intervene` of another thread. A pass of another thread is waited for.
     """
+    model = bridge_of(model)
     batch = batch.to(model.cfg.device)
     keep: dict[str, Any] = {}
     columns = torch.unique(batch.last)
@@ -118,6 +120,8 @@ def _left_by_layers(model: Any) -> Iterator[list[Tensor]]:
 
 def _call(model: Any, batch: Batch, **options: Any) -> Tensor:
     """Call the bridge, which derives position ids from the mask wherever the architecture takes them."""
+    if reads_only_images(model):
+        return model(batch.image_inputs["pixel_values"]).unsqueeze(1)
     return model(
         batch.tokens,
         attention_mask=batch.attention_mask,

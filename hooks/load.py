@@ -17,6 +17,7 @@ from ..errors import BadModelFolder, BadOption, NonFinite
 from .find import ModelCard, available, check_folder, find_model
 from .info import ModelInfo, checked, describe, remember
 from .own_code import own_code
+from .vision_processor import give_processor, without_torchvision
 
 __all__ = ["ModelCard", "ModelInfo", "available", "describe", "load"]
 
@@ -76,7 +77,12 @@ def _boot(
     reports: list[str] = []
     try:
         # Modules draw initial weights that are then overwritten; the caller's seed must not notice.
-        with no_network(), _reports_of_transformers(reports), torch.random.fork_rng(devices=[]):
+        with (
+            no_network(),
+            without_torchvision(),
+            _reports_of_transformers(reports),
+            torch.random.fork_rng(devices=[]),
+        ):
             model = TransformerBridge.boot_transformers(
                 str(folder), dtype=dtype, trust_remote_code=trusted, **where
             )
@@ -89,6 +95,7 @@ def _boot(
             f"{shown}: {folder} cannot be loaded: {type(error).__name__}: {text[:400]}"
         ) from error
     _refuse_wrong_weights(folder, shown, reports)
+    give_processor(model, folder, shown)
     return model
 
 

@@ -14,6 +14,7 @@ from .find import check_folder, find_model
 from .info import remember
 from .load import no_network
 from .own_code import own_code
+from .vision_processor import give_processor, without_torchvision
 
 
 def outline(name: str, *, trust_remote_code: bool = False) -> TransformerBridge:
@@ -31,6 +32,7 @@ def outline(name: str, *, trust_remote_code: bool = False) -> TransformerBridge:
     check_folder(folder, shown)
     with own_code(trust_remote_code, folder, shown):
         bridge = _read(folder, shown, trust_remote_code)
+    give_processor(bridge, folder, shown)
     bridge.cfg.model_name = shown
     remember(bridge, folder)
     return bridge
@@ -38,7 +40,7 @@ def outline(name: str, *, trust_remote_code: bool = False) -> TransformerBridge:
 
 def _read(folder: Path, shown: str, trusted: bool) -> TransformerBridge:
     try:
-        with no_network(), torch.random.fork_rng(devices=[]):
+        with no_network(), without_torchvision(), torch.random.fork_rng(devices=[]):
             return _without_weights(folder, trusted)
     except Exception as error:  # as in `load`: whatever fails here is a fault of the folder
         text = " ".join(str(error).split())

@@ -67,10 +67,10 @@ class Codec:
         )
 
     def see(self, prompt: Prompt, where: str) -> Seen | None:
-        """Read a prompt's image; None if it has none.
+        """Read a prompt's images; None if it has none.
 
         Raises:
-            BadImage: The image cannot be read.
+            BadImage: An image cannot be read.
             BadPrompts: The model takes no images.
         """
         if not prompt.image:
@@ -80,7 +80,7 @@ class Codec:
                 f"{where} has an image ({prompt.image[:60]!r}), and {self.model_name} takes text only; choose a model "
                 "that sees images, or leave the prompt's image empty."
             )
-        return self.eyes.see(prompt.image, where)
+        return self.eyes.see(prompt.images, where)
 
     def tokens(self, text: str, where: str, seen: Seen | None = None) -> Tokens:
         """Tokenise one text, with the tokens of its image where the text names it, or after BOS.

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from ..errors import BadOption
+from .tower import bridge_of
 
 
 class Owner(NamedTuple):
@@ -62,7 +63,7 @@ _blocks: WeakKeyDictionary[Any, list[Block]] = WeakKeyDictionary()
 
 def open_blocks(model: Any) -> tuple[Block, ...]:
     """Return the `intervene` blocks that are open on a model, outermost first."""
-    return tuple(_blocks.get(model, ()))
+    return tuple(_blocks.get(bridge_of(model), ()))
 
 
 def refuse_others(model: Any) -> None:
@@ -128,7 +129,7 @@ def watching(model: Any, hooks: Sequence[tuple[str, Any]]) -> Iterator[None]:
 @contextmanager
 def registered(model: Any, block: Block) -> Iterator[None]:
     """Count a block among the open ones."""
-    blocks = _blocks.setdefault(model, [])
+    blocks = _blocks.setdefault(bridge_of(model), [])
     try:
         blocks.append(block)
         yield
@@ -138,6 +139,7 @@ def registered(model: Any, block: Block) -> Iterator[None]:
 
 
 def _lock(model: Any) -> threading.RLock:
+    model = bridge_of(model)  # a model and its tower run together
     with _guard:
         if model not in _locks:
             _locks[model] = threading.RLock()

@@ -20,6 +20,7 @@ from .interventions import Intervention, Phase
 from .references import References
 from .site import Site
 from .steering import checked_strength
+from .turn import watching
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def vision_aware_heads(
 
         return hook_fn
 
-    with model.hooks(fwd_hooks=[(f"blocks.{layer}.attn.hook_z", reinforce(layer)) for layer in layers]):
+    with watching(model, [(f"blocks.{layer}.attn.hook_z", reinforce(layer)) for layer in layers]):
         forward(model, batch, logits_at="last")
     return chosen
 
@@ -180,9 +181,11 @@ def divergence(
 
 
 def without_image(model: Any, prompt: Prompt) -> Prompt:
-    """Return the prompt without its image and without the placeholder that its text may hold."""
+    """Return the prompt without its images and without the placeholders that its text may hold."""
     eyes = Eyes.of(model)
-    text = prompt.text.replace(eyes.token, "", 1) if eyes else prompt.text
+    text = prompt.text
+    if eyes:
+        text = text.replace(eyes.token.join(eyes.marks), "").replace(eyes.token, "")
     return replace(prompt, image="", boxes={}, text=text, spans=prompt.spans if text == prompt.text else {})
 
 

@@ -30,7 +30,7 @@ def sentence(n_words: int, seed: int) -> str:
 
 def write_model(architecture: str, folder: Path, *, seed: int = 0) -> Path:
     """Write a random model with its tokenizer into `folder` and return it."""
-    if architecture in ("llava", "idefics3", "vit"):
+    if architecture in ("llava", "idefics3", "vit", "qwen2_5_vl", "qwen3_vl"):
         import models_vision
 
         return getattr(models_vision, f"write_{architecture}")(folder, seed=seed)

@@ -9,13 +9,18 @@ from transformers.models.vit.modeling_vit import eager_attention_forward
 
 from headscope.errors import BadOption
 from headscope.hooks import check
-from headscope.hooks.attention import NAME, attend
+from headscope.hooks.attention import NAME, attend, route
 from headscope.hooks.check import edits_made_to_act, plain_logits
 from headscope.hooks.info import describe
 
 
 class Module(torch.nn.Module):
     num_key_value_groups = 1
+
+
+class Flat:
+    def hook_pattern(self, pattern):
+        return torch.ones_like(pattern) / pattern.shape[-1]
 
 
 @pytest.fixture
@@ -43,7 +48,9 @@ def test_shared_keys_caps_and_edits(parts):
         wanted = (2 * torch.tanh(scores / 2)).softmax(-1)
         assert torch.allclose(pattern[:, head], wanted, atol=1e-6)
         assert torch.allclose(out[:, :, head], wanted @ value[:, head // 2], atol=1e-6)
-    flat, _ = attend(Module().eval(), query, key, value, None, pattern_fn=lambda p: torch.ones_like(p) / 6)
+    module = Module().eval()
+    route(module, Flat())
+    flat, _ = attend(module, query, key, value, None)
     assert torch.allclose(flat, value.mean(2, keepdim=True).expand_as(value).transpose(1, 2), atol=1e-6)
     with pytest.raises(BadOption, match="learned sink"):
         attend(Module().eval(), query, key, value, None, s_aux=torch.ones(4))

@@ -144,7 +144,7 @@ def test_an_image_that_changed_on_disk_is_read_again(llava, tmp_path):
 def test_images_and_texts_that_do_not_go_together_are_refused(llava, tiny):
     with pytest.raises(BadPrompts, match="says <image>, but the prompt has no image"):
         encode(llava, [Prompt("<image> the cat")])
-    with pytest.raises(BadPrompts, match="2 times; one image a prompt"):
+    with pytest.raises(BadPrompts, match="2 times, and the prompt has 1 image"):
         encode(llava, [Prompt("<image> <image> the cat", image=SCENES[0])])
     with pytest.raises(BadPrompts, match="takes text only"):
         encode(tiny("llama"), [Prompt("the cat", image=SCENES[0])])
