@@ -16,6 +16,7 @@ from ..hooks.encode import encode
 from ..hooks.forward import Pass, announce
 from ..hooks.generate import Step, generate
 from ..hooks.heads import Head, all_heads, parse_heads
+from ..hooks.turn import turn
 from .changes import Change
 from .controls import draw_controls
 from .direct import flowing
@@ -182,7 +183,7 @@ def forced_logprobs(
     positions = torch.arange(fed.shape[1], device=fed.device)[None]
 
     def run() -> torch.Tensor:
-        with announce(model, Pass(positions, batch)):
+        with turn(model), announce(model, Pass(positions, batch)):
             return model(fed, attention_mask=torch.ones_like(fed), output_attentions=False, use_cache=False)
 
     with flowing("total" if change is None else change.flow, model, steered.interventions):

@@ -27,6 +27,7 @@ from ..hooks.metrics import get_metric
 from ..hooks.references import References
 from ..hooks.site import site_of
 from ..hooks.sweep import Progress, sweep
+from ..hooks.turn import watching
 from .defaults import as_prompt_set
 from .scores import HeadScores, Source
 from .weights import cap, has_post_norm
@@ -176,7 +177,7 @@ def _capture(model: Any, batch: Batch) -> tuple[dict[str, Tensor], Float[Tensor,
     names = ["ln_final.hook_in"]
     for layer in range(int(model.cfg.n_layers)):
         names += [f"blocks.{layer}.attn.{point}" for point in ("hook_z", "hook_v", "hook_out")]
-    with model.hooks(fwd_hooks=[(name, keep(name)) for name in names]):
+    with watching(model, [(name, keep(name)) for name in names]):
         logits = forward(model, batch)
     rows = torch.arange(len(batch), device=logits.device)
     return seen, logits[rows, batch.last.to(logits.device)]

@@ -16,6 +16,7 @@ from ..errors import BadOption
 from ..hooks.encode import Batch, encode
 from ..hooks.forward import forward
 from ..hooks.heads import Head, parse_heads
+from ..hooks.turn import watching
 from .attention import attend
 from .defaults import as_prompt_set
 from .score import groups
@@ -167,7 +168,7 @@ def _each_weighted(model: Any, batch: Batch, visit: Any) -> None:
     layers = range(int(model.cfg.n_layers))
     hooks = [(f"blocks.{layer}.attn.hook_v", keep(layer)) for layer in layers]
     hooks += [(f"blocks.{layer}.attn.hook_pattern", watch(layer)) for layer in layers]
-    with model.hooks(fwd_hooks=hooks):
+    with watching(model, hooks):
         forward(model, batch, logits_at="last")
 
 

@@ -22,6 +22,7 @@ from ..errors import BadOption
 from ..hooks.encode import encode
 from ..hooks.forward import forward
 from ..hooks.heads import Head, parse_heads
+from ..hooks.turn import watching
 from .norms import Norm, read_norm
 from .weights import cap, has_post_norm, token_text, unembedding, values_weight
 
@@ -123,7 +124,7 @@ def read_out(model: Any, prompt: Prompt | str, position: int = -1) -> ReadOut:
         ]
         if has_post_norm(model, layer):
             names.append(f"blocks.{layer}.ln1_post.hook_out")
-    with model.hooks(fwd_hooks=[(name, keep(name)) for name in names]):
+    with watching(model, [(name, keep(name)) for name in names]):
         logits = forward(model, batch)[0, at]
 
     final = read_norm(model.ln_final, seen["ln_final.hook_in"])

@@ -17,6 +17,7 @@ from ...errors import BadOption
 from ...hooks.encode import Batch, encode
 from ...hooks.forward import forward
 from ...hooks.points import refuse_unsupported
+from ...hooks.turn import turn, watching
 from .masses import Progress, span, with_right_answers
 
 SINK, RECENT = 128, 256
@@ -139,7 +140,7 @@ def gated(
         return hook_fn
 
     hooks = [(f"blocks.{layer}.attn.hook_pattern", mix(layer)) for layer in range(int(model.cfg.n_layers))]
-    with model.hooks(fwd_hooks=hooks):
+    with watching(model, hooks):
         yield
 
 
@@ -171,11 +172,12 @@ def _hidden(model: Any, batch: Batch) -> Float[Tensor, "prompt pos d_model"]:
     def keep(_: Any, args: tuple[Any, ...]) -> None:
         seen.append(args[0])
 
-    handle = model.unembed.register_forward_pre_hook(keep)
-    try:
-        forward(model, batch)
-    finally:
-        handle.remove()
+    with turn(model):
+        handle = model.unembed.register_forward_pre_hook(keep)
+        try:
+            forward(model, batch)
+        finally:
+            handle.remove()
     return seen[-1].float()
 
 

@@ -14,6 +14,7 @@ from ...hooks.encode import Batch, encode
 from ...hooks.forward import forward
 from ...hooks.sinks import activation, massive_dimensions, threshold_for
 from ...hooks.sweep import Progress
+from ...hooks.turn import watching
 from ..registry import Measured, method
 
 _ROWS = 16
@@ -106,7 +107,7 @@ def _ratios(
     layers = range(int(model.cfg.n_layers))
     hooks = [(f"blocks.{layer}.hook_in", enter(layer)) for layer in layers]
     hooks += [(f"blocks.{layer}.attn.hook_pattern", look(layer)) for layer in layers]
-    with model.hooks(fwd_hooks=hooks):
+    with watching(model, hooks):
         forward(model, batch, logits_at="last")
     return torch.stack([ratios[layer] for layer in layers], 1), torch.stack(
         [sinks[layer].sum(-1) for layer in layers], 1

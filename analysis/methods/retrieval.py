@@ -16,6 +16,7 @@ from ...errors import HookNeverFired, MissingData
 from ...hooks.encode import encode
 from ...hooks.generate import Generation, Step, check_lengths, generate
 from ...hooks.sweep import Progress
+from ...hooks.turn import watching
 from ..outcomes import word_recall
 from ..registry import Measured, method
 from ..scores import HeadScores
@@ -96,7 +97,7 @@ def retrieval(
     written: list[Generation] = []
     for start in range(0, len(prompts), _ROWS):
         some = prompts[start : start + _ROWS]
-        with model.hooks(fwd_hooks=hooks):
+        with watching(model, hooks):
             written += generate(model, some, max_new_tokens=max_new_tokens, stop=stop, on_step=watch)
         if progress:
             progress(len(written), len(prompts))

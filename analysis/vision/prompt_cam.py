@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...errors import MissingData
+from ...hooks.turn import watching
 from ..statistics import binomial_interval
 from .probes import split
 from .towers import Tower
@@ -48,7 +49,7 @@ class PromptCam:
         name = self.tower.point(self.tower.n_layers - 1, "hook_pattern")
         n = len(self.names)
         hooks = [(name, lambda pattern, hook: kept.append(pattern[:, :, index, n + 1 :].float().clone()))]
-        with self.tower.model.hooks(fwd_hooks=hooks):
+        with watching(self.tower.model, hooks):
             _scores(self.tower, self.tower.pixels(images), self.prompts, self.classify)
         return kept[0].cpu().numpy()
 
@@ -86,7 +87,7 @@ class PromptCam:
             (self.tower.point(layer, "v.hook_out"), lambda v, hook: seen.append(v)),
             (self.tower.point(layer, "hook_z"), even),
         ]
-        with self.tower.model.hooks(fwd_hooks=hooks):
+        with watching(self.tower.model, hooks):
             return _scores(self.tower, pixels, self.prompts, self.classify)
 
     def _index(self, label: str) -> int:

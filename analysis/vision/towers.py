@@ -13,6 +13,7 @@ from torch import Tensor
 from ...datasets.images import open_image
 from ...errors import MissingData
 from ...hooks.check import reads_only_images
+from ...hooks.turn import watching
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def head_outputs(
             return lambda z, hook: found.__setitem__(layer, z[:, 1:].float().transpose(1, 2).clone())
 
         hooks = [(tower.point(layer, "hook_z"), keep(layer)) for layer in range(tower.n_layers)]
-        with model.hooks(fwd_hooks=hooks):
+        with watching(model, hooks):
             x = tower.embed(tower.pixels(images[start : start + rows]))
             for layer in range(tower.n_layers):
                 x = tower.run(x, layer)

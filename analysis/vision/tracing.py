@@ -19,6 +19,7 @@ from ...errors import BadOption, EmptyPromptSet, MissingData
 from ...hooks.encode import Batch, encode
 from ...hooks.eyes import Seen
 from ...hooks.forward import forward
+from ...hooks.turn import watching
 from ..figures.tracing import tracing_figure
 from ..files import write_atomically, write_json, write_table
 from ..statistics import bootstrap_mean
@@ -233,7 +234,7 @@ def _trace(model: Any, batch: Batch, corrupt: Batch) -> tuple[np.ndarray, np.nda
         return lambda value, hook: kept.__setitem__(name, value.detach().clone())
 
     names = [f"blocks.{layer}.{point}" for point in COMPONENTS.values() for layer in range(n_layers)]
-    with model.hooks(fwd_hooks=[(name, keep(name)) for name in names]):
+    with watching(model, [(name, keep(name)) for name in names]):
         clean = _answer(model, batch)
     wrong = _answer(model, corrupt)
     rows = [row for row in range(len(batch)) for _ in GROUPS]
@@ -244,7 +245,7 @@ def _trace(model: Any, batch: Batch, corrupt: Batch) -> tuple[np.ndarray, np.nda
         def restore(value: Tensor, hook: Any, name: str = name) -> Tensor:
             return torch.where(where[:, :, None].to(value.device), kept[name][rows], value)
 
-        with model.hooks(fwd_hooks=[(name, restore)]):
+        with watching(model, [(name, restore)]):
             patched = _answer(model, repeated).reshape(len(batch), len(GROUPS))
         component, layer = divmod(index, n_layers)
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...datasets.images import open_image
 from ...errors import HookNeverFired, MissingData
 from ...hooks.check import reads_only_images
+from ...hooks.turn import watching
 
 _ROWS = 32
 
@@ -56,7 +57,7 @@ def each_attention(
             return hook_fn
 
         hooks = [(f"blocks.{layer}.attn.hook_pattern", show(layer)) for layer in range(n_layers)]
-        with model.hooks(fwd_hooks=hooks):
+        with watching(model, hooks):
             model(pixels(model, [images[row] for row in rows]))
         if missing := sorted(set(range(n_layers)) - seen):
             raise HookNeverFired(f"{model.cfg.model_name}: hook_pattern of layers {missing} did not fire.")
@@ -93,7 +94,7 @@ def _predict(model: Any, taken: Tensor, hooks: list[Any]) -> tuple[Tensor, Tenso
     kept: list[Tensor] = []
     # What enters the unembedding, which reads CLS alone, is the embedding of CLS after the last norm.
     watch = ("ln_final.hook_out", lambda x, hook: kept.append(x.detach().float()))
-    with model.hooks(fwd_hooks=[*hooks, watch]):
+    with watching(model, [*hooks, watch]):
         logits = model(taken)
     if not kept:
         raise HookNeverFired(f"{model.cfg.model_name}: ln_final.hook_out did not fire.")

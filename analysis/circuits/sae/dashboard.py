@@ -17,6 +17,7 @@ from ....errors import BadOption, EmptyPromptSet
 from ....hooks.encode import encode
 from ....hooks.forward import forward
 from ....hooks.heads import Head
+from ....hooks.turn import watching
 from ...attention import token_texts
 from ...defaults import as_prompt_set
 from ...norms import read_norm
@@ -274,7 +275,7 @@ def _attribute(
     def keep(name: str) -> Any:
         return lambda value, hook: seen.__setitem__(name, value[0].detach())
 
-    with model.hooks(fwd_hooks=[(point, keep(name)) for name, point in points.items()]):
+    with watching(model, [(point, keep(name)) for name, point in points.items()]):
         forward(model, batch, logits_at="last")
     reading = sae.by_head(sae.W_enc[:, feature], d_head).to(seen["z"])  # head d_head
     if sae.config.rescale_acts_by_decoder_norm:

@@ -21,6 +21,7 @@ from ....errors import BadOption
 from ....hooks.encode import encode
 from ....hooks.forward import forward
 from ....hooks.heads import Head, parse_heads
+from ....hooks.turn import watching
 from ...norms import read_norm
 from ...weights import has_post_norm, values_weight
 from .autoencoder import Sae
@@ -205,7 +206,7 @@ def trace(
     def keep(name: str) -> Any:
         return lambda value, hook: seen.__setitem__(name, value.detach())
 
-    with model.hooks(fwd_hooks=[(name, keep(name)) for name in points]):
+    with watching(model, [(name, keep(name)) for name in points]):
         forward(model, batch, logits_at="last")
     norm = read_norm(model.blocks[late].ln1, seen[here + "ln1.hook_in"][0, 0])
     scale = norm.scale(seen[here + "ln1.hook_in"], seen[here + "ln1.hook_out"])[0]  # source 1

@@ -14,6 +14,7 @@ from ....datasets.prompts import Prompt, PromptSet
 from ....errors import BadOption, EmptyPromptSet, HookNeverFired, NonFinite
 from ....hooks.encode import Batch, encode
 from ....hooks.forward import forward
+from ....hooks.turn import watching
 from ...defaults import as_prompt_set
 
 ROWS = 32  # prompts in one forward pass
@@ -48,7 +49,7 @@ def layer_z(model: Any, batch: Batch, layer: int) -> Float[Tensor, "batch pos he
 
     point = f"blocks.{layer}.attn.hook_z"
     try:
-        with model.hooks(fwd_hooks=[(point, keep)]):
+        with watching(model, [(point, keep)]):
             forward(model, batch, logits_at="last")
     except _Seen:
         z = found[0]
