@@ -1,4 +1,4 @@
-"""Fixtures that load each test model once per session and hold that no test leaves a hook behind."""
+"""Fixtures that load each test model once per session and hold that no test leaves anything behind on a model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import left_behind
 import pytest
 from models import ARCHITECTURES, write_model
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 _loaded: dict[str, Any] = {}
+left_behind.watch_bridges()
 
 
 @pytest.fixture(scope="session")
@@ -67,18 +69,12 @@ def stories_oracle() -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def no_hook_is_left_behind() -> Iterator[None]:
-    """Fail a test that leaves a hook on a model that other tests share."""
+def nothing_is_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a hook or anything else on any model, shared or its own, loaded here or elsewhere."""
     yield
-    left = {name: _hooked(model) for name, model in _loaded.items()}
-    for name, model in _loaded.items():
-        if left[name]:
-            model.reset_hooks()
-    assert not any(left.values()), f"hooks left behind: {left}"
-
-
-def _hooked(model: Any) -> list[str]:
-    return [name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks]
+    left, process = left_behind.check_all(), left_behind.check_process()
+    assert not left, f"left behind on models: {left}"
+    assert not process, f"left behind: {process}"
 
 
 def _load(name: str) -> Any:
@@ -86,4 +82,5 @@ def _load(name: str) -> Any:
         from headscope.hooks.load import load
 
         _loaded[name] = load(name)
+        left_behind.remember(_loaded[name])
     return _loaded[name]
