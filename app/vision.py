@@ -6,12 +6,14 @@ import shlex
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 import streamlit as st
 
 from headscope.analysis.examples import example_images
 from headscope.analysis.figures import head_grid
 from headscope.analysis.sees import sees_images
 from headscope.analysis.uploads import MAX_IMAGE_MB, uploaded_image
+from headscope.analysis.vision.dependence import dependence_figure, token_dependence
 from headscope.analysis.vision.gaze import Gaze, gaze
 from headscope.app import models, state, widgets
 from headscope.datasets.prompts import Prompt
@@ -52,6 +54,13 @@ def answer(choice: models.Choice, text: str, image: str) -> str:
     """What the model says, greedily."""
     with models.using(choice) as model:
         return generate(model, [Prompt(text, image=image)], max_new_tokens=_MOST_NEW)[0].text
+
+
+@st.cache_data(max_entries=32, show_spinner="Taking the picture away …")
+def dependence(choice: models.Choice, text: str, image: str, said: str) -> pd.DataFrame:
+    """How much each token of the answer depends on the picture."""
+    with models.using(choice) as model:
+        return token_dependence(model, [Prompt(text, answer=said, image=image)])
 
 
 def page() -> None:
@@ -134,6 +143,27 @@ def _views(found: Gaze, text: str, image: str) -> None:
         higher="more of the head's attention lies on the picture.",
         reference="Bi et al. 2024, arXiv:2412.18108.",
         control="None: looking is not using. Score vhd on Heads, and check it causally there.",
+    )
+    with widgets.guard():
+        _dependence(text, image, dark)
+
+
+def _dependence(text: str, image: str, dark: bool) -> None:
+    choice = state.model()
+    said = answer(choice, text, image)
+    if not said.strip():
+        return
+    st.caption(
+        "How much each token of the answer depends on the picture: what heads write, with it and without."
+    )
+    table = dependence(choice, text, image, said)
+    widgets.figure(dependence_figure(table, dark=dark), key="vision_dependence")
+    widgets.about(
+        "T-VHD",
+        formula="Σ_l Σ of the 3 largest ‖z with the picture − z without it‖ of layer l, where the token is predicted.",
+        higher="more of what the heads write there depends on the picture; not that the token is right.",
+        reference="He et al. 2024, arXiv:2412.13949.",
+        control="None: compare tokens of one answer.",
     )
 
 

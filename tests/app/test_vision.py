@@ -31,7 +31,8 @@ def test_a_picture_the_answer_and_all_heads_are_shown(opened):
     assert at.selectbox(key="picture").options[:2] == list(example_images())[:2]
     assert at.selectbox(key="at").value == "19: saw"
     charts = [one.key for one in at.get("plotly_chart")]
-    assert len(charts) == 3
+    assert len(charts) == 4
+    assert "How much each token of the answer depends on the picture" in at.caption[-1].value
 
 
 def test_an_address_shows_its_picture_token_and_head(opened):

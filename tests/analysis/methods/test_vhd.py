@@ -13,6 +13,7 @@ from headscope.analysis.score import score
 from headscope.datasets.images import open_image
 from headscope.datasets.prompts import Prompt, PromptSet
 from headscope.errors import MissingData
+from headscope.hooks.capture import capture_at
 from headscope.hooks.encode import encode
 from headscope.hooks.forward import forward
 from headscope.hooks.load import load
@@ -59,7 +60,7 @@ def test_a_loop_of_plain_runs_agrees(llava, tokens):
         assert np.allclose(found[row], wanted, atol=1e-5)
 
 
-def test_a_head_whose_values_are_nothing_scores_0_and_one_that_reads_the_image_alone_is_first(
+def test_a_head_whose_values_ignore_the_image_scores_0_and_one_that_reads_the_image_alone_is_first(
     tmp_path, scenes
 ):
     model = load(str(write_llava(tmp_path / "planted", seed=1)))
@@ -81,7 +82,8 @@ def test_a_head_whose_values_are_nothing_scores_0_and_one_that_reads_the_image_a
     own = piece - text.T @ torch.linalg.lstsq(text.T, piece[:, None]).solution[:, 0]
     with torch.no_grad():
         # Head 0 has queries from the last token and keys from pieces, along a direction that rotary positions hardly
-        # turn; head 1 attends evenly. Their values are large where a piece stands. Heads 2 and 3 read nothing.
+        # turn; head 1 attends evenly. Their values are large where a piece stands. Heads 2 and 3 attend as they did,
+        # and their values are the same at every token, image or not: they write much, and nothing of it is seen.
         size, slow = attention.head_dim, attention.head_dim // 2 - 1
         attention.q_proj.weight[: 2 * size] = 0
         attention.k_proj.weight[:size] = 0
@@ -89,8 +91,11 @@ def test_a_head_whose_values_are_nothing_scores_0_and_one_that_reads_the_image_a
         attention.q_proj.weight[slow] = 12 * last / last.pow(2).sum()
         attention.k_proj.weight[slow] = 12 * piece / piece.pow(2).sum()
         attention.v_proj.weight[0] = 100 * own / own.pow(2).sum()
+        attention.v_proj.weight[size] = 5 * torch.linalg.lstsq(x, torch.ones(len(x), 1)).solution[:, 0]
     found = score(model, "vhd", scenes[:1], outliers="keep")
-    assert np.allclose(found.values[0, 2:], 0)
+    written = torch.stack(list(capture_at(model, batch, "z", range(1), keep=lambda z: z[0, -1]).values()))[0]
+    assert torch.allclose(written[2:, 0], torch.full((2,), 5.0), atol=1e-3), "they do write"
+    assert found.values[0, 2:].max() < 1e-3 < 0.01 * found.values[0, 0]
     assert found.top(1) == ((0, 0),)
     assert score(model, "visual-mass", scenes[:1]).values[0, 0] > 0.9
 
