@@ -103,6 +103,10 @@ class NonFinite(RunError):
     """A weight or an activation is NaN or infinite."""
 
 
+class CannotRead(RunError):
+    """The system refused to look at a path: its name is too long, or a folder on the way may not be entered."""
+
+
 class CannotWrite(RunError):
     """A file could not be written: disk full, no permission, no such folder."""
 

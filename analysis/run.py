@@ -178,8 +178,15 @@ def load_run(folder: str | Path) -> Run:
     if not folder.is_dir():
         raise BadRun(f"{folder}: no such folder. Give a run folder, such as runs/{'<name>-<digest>'}.")
     manifest = read_json(folder / "manifest.json")
-    if manifest.get("format") != _FORMAT or "load" not in manifest.get("model", {}):
+    if manifest.get("format") != _FORMAT:
         raise BadRun(f"{folder}: not a run of this version (format {manifest.get('format')!r}). Score again.")
+    for part, needed in (("model", ("load", "digest")), ("data", ("name", "digest"))):
+        said = manifest.get(part)
+        if not isinstance(said, dict) or not all(isinstance(said.get(name), str) for name in needed):
+            raise BadRun(
+                f"{folder / 'manifest.json'}: {part} does not say {' and '.join(needed)}. "
+                "The file is damaged: score again."
+            )
     prompts = PromptSet.from_jsonl(folder / "prompts.jsonl", name=manifest["data"]["name"])
     if prompts.digest != manifest["data"]["digest"]:
         raise BadRun(

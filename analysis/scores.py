@@ -92,6 +92,11 @@ class HeadScores:
                     f"expected {expected}."
                 )
             object.__setattr__(self, name, array)
+        if self.samples is not None and self.chance is not None and len(self.samples) != len(self.chance):
+            raise BadRun(
+                f"{self.method}: there are {len(self.samples)} samples and {len(self.chance)} levels of chance, "
+                "expected one for each."
+            )
         if self.interval is not None:
             ends = np.asarray(self.interval, dtype=np.float64)
             if ends.shape != (2, *values.shape):
@@ -214,8 +219,8 @@ class HeadScores:
                 samples=samples,
                 method=str(meta["method"]),
                 options=dict(meta["options"]),
-                model=Source(**meta["model"]),
-                data=Source(**meta["data"]),
+                model=_source(meta, "model"),
+                data=_source(meta, "data"),
                 seed=int(meta["seed"]),
                 higher=str(meta["higher"]),
                 chance=None if meta["chance"] is None else np.array(meta["chance"], dtype=np.float64),
@@ -270,6 +275,13 @@ def _size(meta: dict, name: str) -> int:
     if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= 100_000:
         raise ValueError(f"{name} is {size!r}, expected a count")
     return size
+
+
+def _source(meta: dict, name: str) -> Source:
+    source = Source(**meta[name])
+    if not all(isinstance(word, str) for word in source):
+        raise ValueError(f"{name} is {tuple(source)!r}, expected a name and a digest")
+    return source
 
 
 def _grid(path: Path, axes: list[str], value: str, shape: tuple[int, ...]) -> np.ndarray:

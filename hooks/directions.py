@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from .points import POINTS
 Place = Head | int
 
 FORMAT = "headscope directions 1"
+_LAYER = re.compile(r"layer\.(\d{1,9})")
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,10 +172,10 @@ class Directions:
                 f"{path}: expected {FORMAT!r}, found {json.dumps(about)[:200]}; save directions first."
             )
         vectors: dict[Place, Tensor] = {
-            int(name.removeprefix("layer.")) if name.startswith("layer.") else Head.parse(name): vector
+            int(layer[1]) if (layer := _LAYER.fullmatch(name)) else Head.parse(name): vector
             for name, vector in held.items()
         }
-        return cls(about["at"], vectors, about=about.get("about", ""))
+        return cls(about.get("at", ""), vectors, about=about.get("about", ""))
 
     def _with(self, other: Directions, combine: Callable[[Tensor, Tensor], Tensor]) -> Directions:
         if not isinstance(other, Directions):

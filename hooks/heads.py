@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from ..errors import UnknownHead
 
-_WRITTEN = re.compile(r"[Ll](\d+)[Hh](\d+)|(\d+)\.(\d+)")
+_WRITTEN = re.compile(
+    r"[Ll](\d{1,9})[Hh](\d{1,9})|(\d{1,9})\.(\d{1,9})"
+)  # Python reads no number of 5,000 digits
 
 
 class Head(NamedTuple):

@@ -218,7 +218,9 @@ def _steps(tree: Tree, base: Path, wrong: list[tuple[str, str]]) -> Iterator[Ste
 
 def _step(tree: Tree, at: Place, wrong: list[tuple[str, str]]) -> Step | None:
     known, raw = kinds(), tree.value["steps"][at[1]]
-    if raw.get("kind") not in known:
+    if (
+        not isinstance(raw.get("kind"), str) or raw["kind"] not in known
+    ):  # a list or a mapping cannot be looked up
         what = f"{raw['kind']!r} is no kind of step" if "kind" in raw else "a step needs its kind"
         tail = nearest(str(raw.get("kind", "")), known)
         wrong.append((tree.origin((*at, "kind")), f"{_shown(at)}: {what}.{tail}"))

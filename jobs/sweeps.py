@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import BadJob
-from .tree import Place, Tree, scalar
+from .tree import Place, Tree, half_of_a_pair, scalar
 
 MOST = 100_000  # points of one sweep
 
@@ -48,6 +48,8 @@ def set_values(tree: Tree, items: Sequence[str]) -> Tree:
         text, equals, value = item.partition("=")
         if not equals or not text:
             raise BadJob(f"--set {item!r}: expected place=value, such as --set run.shards=4.")
+        if half_of_a_pair(item):
+            raise BadJob(f"--set {item!a}: is not UTF-8 text.")
         tree = tree.assign(place_of(text, tree.value), scalar(value), f"--set {item}")
     return tree
 

@@ -145,6 +145,9 @@ class _Reader:
         if node.tag not in _PLAIN:
             self.wrong.append((here, f"the tag {node.tag} is not read; leave it out"))
             return node.value
+        if half_of_a_pair(node.value):
+            self.wrong.append((here, "holds half of a surrogate pair; write whole characters"))
+            return ""
         try:
             return yaml.constructor.SafeConstructor().construct_object(node)
         except (ValueError, yaml.YAMLError):
@@ -159,6 +162,9 @@ class _Reader:
                 self.wrong.append((where, "a key must be a plain word"))
                 continue
             key = key_node.value
+            if half_of_a_pair(key):
+                self.wrong.append((where, "a key holds half of a surrogate pair; write whole characters"))
+                continue
             if key in found:
                 self.wrong.append((where, f"{key} stands twice; give it once"))
                 continue
@@ -168,6 +174,11 @@ class _Reader:
 
     def _at(self, node: yaml.Node) -> str:
         return f"{self.name}:{node.start_mark.line + 1}"
+
+
+def half_of_a_pair(text: str) -> bool:
+    """Whether text holds what no file can: YAML's `\\ud800`, or bytes that are no UTF-8, make such."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _assigned(tree: Any, place: Place, value: Any, whole: Place, origin: str) -> Any:

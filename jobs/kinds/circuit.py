@@ -37,7 +37,7 @@ class CircuitStep(Step):
     """Of methods, by name."""
     n: int = Field(default=16, ge=1)
     """Prompts of each set, where they are generated."""
-    seeds: int = Field(default=3, ge=1)
+    seeds: int = Field(default=3, ge=1, le=1000)
     """Sets of prompts; given prompts are one set, and the seeds are those of the methods."""
     truth: str = ""
     """A file with the true circuit; by default the one that is known for this model, if there is."""

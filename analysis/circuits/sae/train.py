@@ -13,11 +13,11 @@ from typing import Any, get_args
 import pandas as pd
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ....errors import BadOption, NonFinite
+from ....errors import BadOption, BadRun, NonFinite
 from ....hooks.info import describe
 from ....hooks.sweep import Progress
 from ...defaults import as_prompt_set
@@ -368,6 +368,16 @@ def _keep(path: Path, state: _State, identity: str) -> None:
 def _restore(path: Path, identity: str) -> _State | None:
     if not path.is_file():
         return None
+    try:
+        return _restored(path, identity)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise BadRun(
+            f"{path}: not a training that was stopped here ({type(error).__name__}: {str(error)[:200]}). Remove it, "
+            "and train from the beginning."
+        ) from error
+
+
+def _restored(path: Path, identity: str) -> _State:
     with safe_open(path, "pt") as file:
         metadata = {name: json.loads(value) for name, value in file.metadata().items()}
         if metadata["identity"] != identity:
