@@ -6,6 +6,7 @@ Progress and whatever libraries print go to standard error. Torch is imported wh
 
 from __future__ import annotations
 
+import errno
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from . import __version__
 from .commands.app import workbench
 from .commands.circuit import circuit
 from .commands.concept import concept
+from .commands.console import say
 from .commands.demo import demo
 from .commands.generate import generate
 from .commands.jobs import jobs
@@ -32,7 +34,11 @@ from .commands.selective import selective
 from .commands.steer import steer
 from .commands.trace import trace
 from .commands.verify import verify
-from .errors import CallError, HeadscopeError
+from .errors import CallError, CannotRead, HeadscopeError
+from .printable import printable
+
+# ClickException: of click, or of the copy that newer Typers bring.
+_USAGE = typer.BadParameter.__mro__[2]
 
 # In the order of the help text.
 _IN_ORDER = (
@@ -60,8 +66,17 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except HeadscopeError as error:
-            typer.echo(f"{type(error).__name__}: {error}", err=True)
+            say(f"{type(error).__name__}: {error}", err=True)
             raise typer.Exit(2 if isinstance(error, CallError) else 1) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # who read the output has gone: Typer ends quietly
+                raise
+            where = f"{str(error.filename)[:200]}: " if error.filename else ""
+            say(f"{CannotRead.__name__}: {where}{error.strerror or error}. Check the path.", err=True)
+            raise typer.Exit(1) from None
+        except _USAGE as error:  # it repeats what was typed, which may be a file's name
+            error.message = printable(error.message)  # type: ignore[attr-defined]
+            raise
         except KeyboardInterrupt:
             # An interrupt that passed through code run from a string, as dataclasses are made, leaves CPython's mark of
             # an unhandled one, and the process would end by the signal. Running such code again takes the mark away.

@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -15,10 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..printable import printable, printable_json
+
 if TYPE_CHECKING:
     from ..analysis.scores import HeadScores
 
 _DRAWN_EVERY, _PLAIN_EVERY = 0.1, 2.0  # seconds between two lines of progress on a terminal, and elsewhere
+
+
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print text of which any part may be foreign: nothing in it is obeyed by a terminal, nothing is hidden."""
+    typer.echo(printable(text), err=err, nl=nl)
 
 
 @contextmanager
@@ -26,11 +34,17 @@ def working(what: str = "") -> Iterator[None]:
     """Send what libraries print to standard error, and say there what is being done and how long it took."""
     begun = time.monotonic()
     if what:
-        typer.echo(f"{what} ...", err=True)
-    with redirect_stdout(sys.stderr):
+        say(f"{what} ...", err=True)
+    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.showwarning = _warn
         yield
     if what:
-        typer.echo(f"{what}: {time.monotonic() - begun:.1f} s", err=True)
+        say(f"{what}: {time.monotonic() - begun:.1f} s", err=True)
+
+
+def _warn(message: Warning | str, *where: Any, **more: Any) -> None:
+    """Print a warning without the place in the code that it comes from."""
+    say(f"Warning: {message}", err=True)
 
 
 def progress_line() -> Callable[[int, int], None]:
@@ -58,10 +72,12 @@ def show(as_json: bool, record: Any, lines: Iterable[str]) -> None:
     if as_json:
         from ..analysis.files import jsonable
 
-        text = json.dumps(jsonable(record), indent=2, ensure_ascii=False, allow_nan=False)
+        # Escaped as JSON does it, it is the same JSON, and no terminal obeys it.
+        typer.echo(
+            printable_json(json.dumps(jsonable(record), indent=2, ensure_ascii=False, allow_nan=False))
+        )
     else:
-        text = "\n".join(lines)
-    typer.echo(text)
+        say("\n".join(lines))
 
 
 def show_plan(as_json: bool, **plan: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from ..printable import printable
 from .console import show, show_plan, working
 from .options import DryRun, Json, Out, Seed
 
@@ -30,7 +31,7 @@ def demo(
 
     def say(line: str) -> None:
         summary.append(line)
-        typer.echo(line, file=answers)
+        typer.echo(printable(line), file=answers)
 
     with working("demo"):
         from ..analysis.demo import demo as run

@@ -11,7 +11,7 @@ import typer
 from ..errors import BadOption, BadPrompts, MissingData
 from .arguments import prompts_from_file
 from .console import progress_line, show, show_plan, working
-from .options import Device, DryRun, Json, Model, Out, Seed
+from .options import Device, DryRun, Json, Model, Out, Seed, Trust
 
 _SHOWN = (
     "arm",
@@ -57,6 +57,7 @@ def mitigate(
     out: Out = Path("runs"),
     seed: Seed = 0,
     device: Device = None,
+    trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -93,7 +94,7 @@ def mitigate(
         from ..hooks.info import describe
         from ..hooks.load import load
 
-        bridge = load(model, device=device)
+        bridge = load(model, device=device, trust_remote_code=trust_remote_code)
         described, asked_of, words, traced_on, stop = given or (*scenes_for(bridge, n, seed), stop or " .")
         traced = trace(bridge, traced_on, seed=seed) if method == "iri" else None
         found = run(

@@ -13,3 +13,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same numbers.")]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; by default a GPU if there is one.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run code that the model's folder brings, with all your rights. Read it first.",
+    ),
+]

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import show, typed_command, working
-from .options import Device, DryRun, Json, Out
+from .console import say, show, typed_command, working
+from .options import Device, DryRun, Json, Out, Trust
 
 
 def run(
@@ -29,6 +29,7 @@ def run(
     ] = "",
     out: Out = Path("runs"),
     device: Device = None,
+    trust_remote_code: Trust = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -52,7 +53,7 @@ def run(
         shard_of(shard)
         asked: Any = _folder(job, values) if job.is_dir() else read_job(job, values or ())
     if dry_run:
-        return _dry_run(asked, out, as_json)
+        return _dry_run(asked, out, as_json, trust_remote_code)
     _end_alike()
     try:
         with working():
@@ -63,12 +64,14 @@ def run(
                 workers=workers,
                 shard=shard,
                 device=device,
+                trust_remote_code=trust_remote_code,
                 command=typed_command(),
                 display=silent if quiet else display,
             )
     except KeyboardInterrupt:
         again = asked if job.is_dir() else Path(out) / asked.folder_name
-        typer.echo(f"Stopped. What is done stays; go on with: headscope run {again}", err=True)
+        flag = " --trust-remote-code" if trust_remote_code else ""
+        say(f"Stopped. What is done stays; go on with: headscope run {again}{flag}", err=True)
         raise typer.Exit(130) from None
     lines = [outcome.words]
     lines += [f"missing: {one['title']}: {one['error']}{_at(one['prompt'])}" for one in outcome.missing[:20]]
@@ -109,7 +112,7 @@ def _end_alike() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _dry_run(asked: Any, out: Path, as_json: bool) -> None:
+def _dry_run(asked: Any, out: Path, as_json: bool, trusted: bool) -> None:
     """Print the units, what they cost, and what is done."""
     with working():
         from ..jobs.run import plan_job
@@ -117,7 +120,7 @@ def _dry_run(asked: Any, out: Path, as_json: bool) -> None:
 
         store = JobStore(asked) if isinstance(asked, Path) else JobStore(Path(out) / asked.folder_name)
         job = store.job if isinstance(asked, Path) else asked
-        plan = plan_job(job, fetch=False)
+        plan = plan_job(job, fetch=False, trust_remote_code=trusted)
         done = store.done()
     tasks = [
         {

@@ -10,7 +10,7 @@ import typer
 from ..errors import BadOption
 from .arguments import one_of, sizes
 from .console import progress_line, show, typed_command, working
-from .options import Device, Json
+from .options import Device, Json, Trust
 
 runs = typer.Typer(
     help="List, show, compare and export runs and jobs, and remove leftovers.",
@@ -130,6 +130,7 @@ def export_(
     seed: Annotated[int, typer.Option(help="headvis: of the examples drawn.")] = 0,
     root: Root = Path("runs"),
     device: Device = None,
+    trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Write the scores of runs and jobs as one table, or a run as the tree of files that HeadVis opens.
@@ -142,7 +143,7 @@ def export_(
 
         opened = [open_folder(find(one, root)) for one in run]
         if to == "headvis":
-            written = _headvis(opened, out, intervals, seed, device)
+            written = _headvis(opened, out, intervals, seed, device, trust_remote_code)
         else:
             from ..jobs.export import other_table, scores_table, write_as
 
@@ -190,7 +191,12 @@ def gc_(
 
 
 def _headvis(
-    opened: list[Any], out: Path | None, intervals: int, seed: int, device: str | None
+    opened: list[Any],
+    out: Path | None,
+    intervals: int,
+    seed: int,
+    device: str | None,
+    trust_remote_code: bool,
 ) -> list[Path]:
     from ..hooks.load import load
     from ..jobs.export import trees
@@ -200,7 +206,7 @@ def _headvis(
     target = out or Path(f"{opened[0].name}-headvis")
     for folder, group in trees(opened, target):
         first = group[0]
-        bridge = load(first.model, device=device)
+        bridge = load(first.model, device=device, trust_remote_code=trust_remote_code)
         first.require(bridge)
         written.append(
             export_headvis(

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from .arguments import one_of, prompts_from_file
-from .console import progress_line, show, show_plan, working
-from .options import Device, DryRun, Json, Model, Out, Seed
+from .console import progress_line, say, show, show_plan, working
+from .options import Device, DryRun, Json, Model, Out, Seed, Trust
 from .safety_options import (
     Benign,
     Column,
@@ -62,6 +62,7 @@ def sahara(
     out: Out = Path("runs"),
     seed: Seed = 0,
     device: Device = None,
+    trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -91,15 +92,15 @@ def sahara(
         if dry_run:
             from ..hooks.outline import outline
 
-            bridge = outline(model)
+            bridge = outline(model, trust_remote_code=trust_remote_code)
         else:
             from ..hooks.load import load
 
-            bridge = load(model, device=device)
+            bridge = load(model, device=device, trust_remote_code=trust_remote_code)
         searched, asked, note = requests(bridge, prompts, other, n=n, seed=seed)
         costs = {one.kind: str(cost(bridge, searched, size=size)) for one in searches}
         for name, text in costs.items():
-            typer.echo(f"{name}: {text}", err=True)
+            say(f"{name}: {text}", err=True)
         if not dry_run:
             folder = out / folder_name(bridge, searched, searches)
             studies = [

@@ -10,7 +10,7 @@ import typer
 from ..errors import BadOption, MissingData
 from .arguments import one_of, prompts_from_file
 from .console import progress_line, show, show_plan, working
-from .options import Device, DryRun, Json, Model, Out, Seed
+from .options import Device, DryRun, Json, Model, Out, Seed, Trust
 
 # As in analysis.steering.methods, which would import torch; a test compares the two.
 METHODS = (
@@ -59,6 +59,7 @@ def steer(
     out: Out = Path("runs"),
     seed: Seed = 0,
     device: Device = None,
+    trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -100,7 +101,7 @@ def steer(
         from ..analysis.steering.study import folder_name, steering_study
         from ..hooks.load import load
 
-        bridge = load(model, device=device)
+        bridge = load(model, device=device, trust_remote_code=trust_remote_code)
         if given is not None and reported is None:
             given, reported = halves(given)
         options: dict[str, Any] = {"select": select, "epochs": epochs}

@@ -13,7 +13,7 @@ ENGINES = {"local": "local", "ray": "ray_engine"}
 
 
 def get_engine(name: str) -> Callable[..., None]:
-    """Return `engine(work, *, workers, device, devices)`, which computes the units of a `Work`.
+    """Return `engine(work, *, workers, device, devices, trust_remote_code)`, which computes the units of a `Work`.
 
     Raises:
         BadOption: There is no such engine, or what it needs is not installed.

@@ -10,6 +10,7 @@ import sys
 import time
 
 from ..errors import CannotWrite, HeadscopeError
+from ..printable import printable
 from .plan import make_plan
 from .steps import UnitFailed
 from .store import JobStore
@@ -23,7 +24,14 @@ _WRONG_CALL = 1  # exit status of a process that could not begin
 _CANNOT_WRITE = 3  # exit status of a process that could not keep its results
 
 
-def engine(work: Work, *, workers: int = 1, device: str | None = None, devices: int = 1) -> None:
+def engine(
+    work: Work,
+    *,
+    workers: int = 1,
+    device: str | None = None,
+    devices: int = 1,
+    trust_remote_code: bool = False,
+) -> None:
     """Compute the units of a job on this machine.
 
     With GPUs, each process sees its own `devices` of them, and the processes are spread over all; without, each gets
@@ -34,13 +42,18 @@ def engine(work: Work, *, workers: int = 1, device: str | None = None, devices: 
         workers: Number of processes; 1 computes in this one.
         device: Such as `cpu`; None for a GPU if there is one.
         devices: GPUs that one model is spread over.
+        trust_remote_code: As for `hooks.load.load`.
 
     Raises:
         CannotWrite: A process could not keep its results.
     """
     if workers == 1:
-        return loop(work, Models(device, devices))
-    processes = {index: _start(work, index, workers, device, devices) for index in range(workers)}
+        return loop(work, Models(device, devices, trust_remote_code=trust_remote_code))
+
+    def begin(index: int) -> subprocess.Popen[bytes]:
+        return _start(work, index, workers, device, devices, trust_remote_code)
+
+    processes = {index: begin(index) for index in range(workers)}
     restarts = dict.fromkeys(processes, 0)
     refused = False
     try:
@@ -56,7 +69,7 @@ def engine(work: Work, *, workers: int = 1, device: str | None = None, devices: 
                     _blame(work, process.pid, status)
                     restarts[index] += 1
                     if restarts[index] <= _RESTARTS:
-                        processes[index] = _start(work, index, workers, device, devices)
+                        processes[index] = begin(index)
     finally:
         _end(list(processes.values()))
         work.close()
@@ -85,12 +98,15 @@ def environment(index: int, workers: int, device: str | None, devices: int, n_gp
     return found
 
 
-def _start(work: Work, index: int, workers: int, device: str | None, devices: int) -> subprocess.Popen[bytes]:
+def _start(
+    work: Work, index: int, workers: int, device: str | None, devices: int, trusted: bool
+) -> subprocess.Popen[bytes]:
     import torch
 
     command = [sys.executable, "-P", "-m", __name__, str(work.store.folder)]
     command += ["--session", work.session, "--retries", str(work.retries), "--devices", str(devices)]
     command += ["--device", device] if device else []
+    command += ["--trust-remote-code"] if trusted else []
     return subprocess.Popen(
         command,
         env=environment(index, workers, device, devices, torch.cuda.device_count()),
@@ -132,11 +148,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--retries", type=int, default=1)
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--device")
+    parser.add_argument("--trust-remote-code", action="store_true")
     given = parser.parse_args(arguments)
     parent = os.getppid()
     try:
         store = JobStore.open(given.folder)
-        plan = make_plan(store.job, store)
+        plan = make_plan(store.job, store, trust_remote_code=given.trust_remote_code)
         work = Work(
             store,
             plan,
@@ -145,12 +162,12 @@ def main(arguments: list[str] | None = None) -> int:
             lease=plan.job.run.lease,
             stopping=lambda: os.getppid() != parent,  # whoever started this is gone
         )
-        loop(work, Models(given.device, given.devices))
+        loop(work, Models(given.device, given.devices, trust_remote_code=given.trust_remote_code))
     except CannotWrite as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(printable(f"{type(error).__name__}: {error}"), file=sys.stderr)
         return _CANNOT_WRITE
     except HeadscopeError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(printable(f"{type(error).__name__}: {error}"), file=sys.stderr)
         return _WRONG_CALL
     except KeyboardInterrupt:
         return 130

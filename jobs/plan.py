@@ -44,13 +44,16 @@ class Plan:
         return sum(known), len(self.units) - len(known)
 
 
-def make_plan(job: Job, store: JobStore | None = None, *, fetch: bool = True) -> Plan:
+def make_plan(
+    job: Job, store: JobStore | None = None, *, fetch: bool = True, trust_remote_code: bool = False
+) -> Plan:
     """Plan a job.
 
     Args:
         job: The job.
         store: Its folder, where prompts are kept and what planning finds out is remembered; None keeps nothing.
         fetch: Whether a model that is not in the local cache is fetched from the hub; else its steps are `unknown`.
+        trust_remote_code: As for `load`.
 
     Raises:
         HeadscopeError: A model, a prompt file or a name is wrong.
@@ -63,6 +66,7 @@ def make_plan(job: Job, store: JobStore | None = None, *, fetch: bool = True) ->
         batch=job.run.batch,
         known=store.known if store else None,
         kept=store.prompts if store else None,
+        trust_remote_code=trust_remote_code,
     )
     tasks: dict[str, Task] = {}
     unknown: list[tuple[Step, str]] = []

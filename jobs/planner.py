@@ -21,6 +21,7 @@ class Planner:
         known: What an earlier plan of the same job found out (`known` of it), so that a big model's weights are
             read for their digest once only.
         kept: Reads a prompt set that an earlier plan has made, given its digest and name.
+        trust_remote_code: As for `hooks.load.load`.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Planner:
         batch: int = 16,
         known: Mapping[str, Any] | None = None,
         kept: Callable[[str, str], PromptSet] | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         self.base = base
         self.shards = shards
@@ -38,6 +40,7 @@ class Planner:
         self.prompt_sets: dict[str, PromptSet] = {}
         self.known: dict[str, Any] = {"weights": {}, "prompts": {}, **(known or {})}
         self._kept = kept
+        self._trusted = trust_remote_code
         self.tasks: dict[str, list[Task]] = {}
         self._models: dict[tuple[str, str], ModelRef] = {}
         self._outlines: dict[str, Any] = {}
@@ -52,13 +55,15 @@ class Planner:
         """
         key = (step.model, step.dtype)
         if key not in self._models:
-            from ..hooks.find import check_folder, find_model
+            from ..hooks.find import check_folder, digest_of_part, find_model, split_part
 
-            folder, shown = find_model(self._path(step.model))
+            part = split_part(step.model)[1]
+            folder, shown = find_model(self._path(step.model), code=self._trusted)
             check_folder(folder, shown)
             shipped = "/" in shown
+            digest = digest_of_part(self._weights(folder), part)
             self._models[key] = ModelRef(
-                shown if shipped else str(folder), shown, self._weights(folder), step.dtype
+                shown if shipped else f"{folder}{part}", shown, digest, step.dtype
             )
         return self._models[key]
 
@@ -67,7 +72,7 @@ class Planner:
         if model.load not in self._outlines:
             from ..hooks.outline import outline
 
-            self._outlines[model.load] = outline(model.load)
+            self._outlines[model.load] = outline(model.load, trust_remote_code=self._trusted)
         return self._outlines[model.load]
 
     def prompts(self, data: Data | None, *, default: str, model: ModelRef | None, seed: int) -> PromptSet:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import HeadscopeError
+from ..printable import printable
 from .status import Status, Watch
 from .store import JobStore
 
@@ -41,7 +42,7 @@ def quiet(store: JobStore) -> Iterator[None]:
 
 def table(name: str, now: Status, failures: list[str]) -> Group:
     """Draw the status as a table, with the last failures below."""
-    drawn = Table(title=name, title_justify="left", show_edge=False, pad_edge=False)
+    drawn = Table(title=Text(printable(name)), title_justify="left", show_edge=False, pad_edge=False)
     cells = {
         "units": str(now.planned),
         "done": str(now.done),
@@ -53,7 +54,7 @@ def table(name: str, now: Status, failures: list[str]) -> Group:
     for heading in cells:
         drawn.add_column(heading, justify="right")
     drawn.add_row(*cells.values(), style="" if not now.failed else "yellow")
-    return Group(drawn, *(Text(failure, style="yellow") for failure in failures[-_RECENT:]))
+    return Group(drawn, *(Text(printable(failure), style="yellow") for failure in failures[-_RECENT:]))
 
 
 def line(now: Status) -> str:
@@ -108,7 +109,7 @@ def _lines(store: JobStore, to: TextIO) -> Iterator[None]:
         now = watch.look()
         for event in watch.last:
             if event["what"] == "failed":
-                print(f"failed: {event['title']}: {event['error']}", file=to, flush=True)
+                print(printable(f"failed: {event['title']}: {event['error']}"), file=to, flush=True)
         print(line(now), file=to, flush=True)
 
     watch.look()  # events of earlier runs are not news

@@ -35,8 +35,8 @@ _STORE_BYTES = 200 * 2**20  # Ray's memory for objects, where it is started here
 class Replica:
     """One model on one machine, for one unit at a time."""
 
-    def __init__(self, device: str | None, devices: int) -> None:
-        self._models = Models(device, devices)
+    def __init__(self, device: str | None, devices: int, trust_remote_code: bool = False) -> None:
+        self._models = Models(device, devices, trust_remote_code=trust_remote_code)
         self._node = ray.get_runtime_context().get_node_id()
 
     def ready(self) -> str:
@@ -61,7 +61,14 @@ class _Flight(NamedTuple):
     replica: Any
 
 
-def engine(work: Work, *, workers: int = 1, device: str | None = None, devices: int = 1) -> None:
+def engine(
+    work: Work,
+    *,
+    workers: int = 1,
+    device: str | None = None,
+    devices: int = 1,
+    trust_remote_code: bool = False,
+) -> None:
     """Compute the units of a job on a Ray cluster.
 
     Args:
@@ -69,6 +76,7 @@ def engine(work: Work, *, workers: int = 1, device: str | None = None, devices: 
         workers: Number of replicas; fewer run where the cluster has no room for more.
         device: As for `Models`.
         devices: GPUs of each replica, where the cluster has GPUs.
+        trust_remote_code: As for `hooks.load.load`, on all machines.
 
     Raises:
         RunError: The cluster cannot be reached, or has no room for any replica.
@@ -77,7 +85,7 @@ def engine(work: Work, *, workers: int = 1, device: str | None = None, devices: 
     ours = not ray.is_initialized()
     if ours:
         _connect(workers)
-    fleet = _Fleet(work, workers, device, devices)
+    fleet = _Fleet(work, workers, device, devices, trust_remote_code)
     try:
         fleet.run()
     except RayError as error:
@@ -107,14 +115,16 @@ def _connect(workers: int) -> None:
 class _Fleet:
     """The replicas, and what each is doing."""
 
-    def __init__(self, work: Work, workers: int, device: str | None, devices: int) -> None:
+    def __init__(
+        self, work: Work, workers: int, device: str | None, devices: int, trust_remote_code: bool
+    ) -> None:
         gpus = ray.cluster_resources().get("GPU", 0)
         on_gpu = gpus > 0 and device in (None, "cuda")
         # One CPU each: Ray sets a replica's threads from it, and spreads replicas over machines by it.
         self._make = Replica.options(
             num_cpus=1, num_gpus=devices if on_gpu else 0, scheduling_strategy="SPREAD", max_restarts=0
         )
-        self._arguments = (device, devices)
+        self._arguments = (device, devices, trust_remote_code)
         self._work, self._workers = work, workers
         self._starting: dict[Any, Any] = {}  # the promise that a replica is ready → the replica
         self._idle: list[Any] = []

@@ -59,15 +59,19 @@ class Outcome:
         return f"{self.done} of {self.planned} units are done, {self.planned - self.done} are {tail}."
 
 
-def plan_job(job: Job, folder: str | Path | None = None, *, fetch: bool = True) -> Plan:
+def plan_job(
+    job: Job, folder: str | Path | None = None, *, fetch: bool = True, trust_remote_code: bool = False
+) -> Plan:
     """Say what a job computes; no model is loaded.
 
     Args:
         job: As `read_job` gives it.
         folder: The job's folder, if what planning finds out shall be kept there.
         fetch: Whether a model is fetched from the hub where it is not here; else its steps stand in `unknown`.
+        trust_remote_code: As for `load`.
     """
-    return make_plan(job, JobStore(folder) if folder is not None else None, fetch=fetch)
+    store = JobStore(folder) if folder is not None else None
+    return make_plan(job, store, fetch=fetch, trust_remote_code=trust_remote_code)
 
 
 def run_job(
@@ -78,6 +82,7 @@ def run_job(
     workers: int = 1,
     shard: str = "",
     device: str | None = None,
+    trust_remote_code: bool = False,
     command: str = "",
     display: Display | None = None,
     stopping: Callable[[], bool] = lambda: False,
@@ -92,6 +97,7 @@ def run_job(
         shard: `i/n`, to compute every n-th unit only, from the i-th of 1 to n: for a job array whose processes share
             the folder.
         device: Such as `cpu`; None for a GPU if there is one.
+        trust_remote_code: As for `load`, for all models of the job. It is not kept: whoever goes on says it again.
         command: The command line, for the manifest.
         display: Shows progress, see `progress.display`.
         stopping: Says whether to stop after the current unit.
@@ -104,12 +110,12 @@ def run_job(
     mine = shard_of(shard)
     begun = time.monotonic()
     if isinstance(job, Job):
-        plan = make_plan(job, JobStore(Path(out) / job.folder_name))
+        plan = make_plan(job, JobStore(Path(out) / job.folder_name), trust_remote_code=trust_remote_code)
         store = JobStore.create(out, job, started=_now(), command=command)
     else:
         store = JobStore.open(job)
         job = store.job
-        plan = make_plan(job, store)
+        plan = make_plan(job, store, trust_remote_code=trust_remote_code)
     before = float(store.manifest.get("seconds") or 0.0)
     store.update(job=job.record(), state="running", versions=versions())
     store.planned = [unit.digest for unit in plan.units]
@@ -120,7 +126,13 @@ def run_job(
     try:
         with display(store) if display is not None else nullcontext():
             for _ in range(_ROUNDS):
-                compute(work, workers=workers, device=device, devices=job.run.devices)
+                compute(
+                    work,
+                    workers=workers,
+                    device=device,
+                    devices=job.run.devices,
+                    trust_remote_code=trust_remote_code,
+                )
                 work.claims.take(session)  # the engine has given all claims back
                 found = _assembled(work) if _settled(work) else None
                 if found is None or not found.damaged:

@@ -22,14 +22,20 @@ class Models:
         device: Where to put them; None for a GPU if there is one.
         devices: GPUs that one model is spread over.
         load: What loads a model, for tests.
+        trust_remote_code: As for `hooks.load.load`.
     """
 
     def __init__(
-        self, device: str | None = None, devices: int = 1, load: Callable[..., Any] | None = None
+        self,
+        device: str | None = None,
+        devices: int = 1,
+        load: Callable[..., Any] | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         self._device = device
         self._devices = devices
         self._load = load
+        self._trusted = trust_remote_code
         self._kept: tuple[ModelRef, Any] | None = None
         self._refused: dict[ModelRef, CallError] = {}
 
@@ -61,6 +67,8 @@ class Models:
         spread: dict[str, Any] = (
             {"n_devices": self._devices} if self._devices > 1 else {"device": self._device}
         )
+        if self._trusted:
+            spread["trust_remote_code"] = True
         model = (self._load or load)(ref.load, dtype=ref.dtype, **spread)
         digest = describe(model).digest
         if digest != ref.digest:
