@@ -21,7 +21,12 @@ class Watched:
     """The parts of one model, and what they were like when it was first seen."""
 
     def __init__(self, model: Any) -> None:
-        named = dict(model.named_modules())
+        # The wrapped model is no child of its bridge, though most of its parts are.
+        parts = {
+            id(one): (name, one) for name, one in model.original_model.named_modules(prefix="original_model")
+        }
+        parts |= {id(one): (name, one) for name, one in model.named_modules()}
+        named = dict(parts.values())
         self.names = [name or "the model" for name in named]
         self.inside = [module.__dict__ for module in named.values()]
         self.hooks = [getattr(module, kind) for module in named.values() for kind in _HOOKS]
@@ -47,7 +52,10 @@ class Watched:
         found: dict[str, Any] = {"attention function": self.summed()[4:]}
         for index, (name, d) in enumerate(zip(self.names, self.inside, strict=True)):
             for place, kind in enumerate(_HOOKS):
-                found[f"{kind} of {name}"] = len(self.hooks[index * len(_HOOKS) + place])
+                held = self.hooks[index * len(_HOOKS) + place].values()
+                # transformers puts hooks of its own on a model when it is first asked for all attention, for good.
+                owners = [str(getattr(one, "__module__", "")) for one in held]
+                found[f"{kind} of {name}"] = sum(not owner.startswith("transformers.") for owner in owners)
             found[f"forward of {name}"] = id(d["forward"]) if "forward" in d else None
             found[f"mode of {name}"] = d["training"]
             for kind in ("_parameters", "_buffers"):
@@ -94,9 +102,12 @@ def left_on(model: Any) -> list[str]:
         remember(model)
     elif known.summed() != known.sum:
         now = known.named()
-        problems += [key for key in {**known.parts, **now} if known.parts.get(key) != now.get(key)]
-        model.reset_hooks()
-        remember(model)
+        changed = [key for key in {**known.parts, **now} if known.parts.get(key) != now.get(key)]
+        if changed:
+            model.reset_hooks()
+            remember(model)
+        known.sum = known.summed()
+        problems += changed
     return problems
 
 
