@@ -8,11 +8,12 @@ import torch
 from transformers import ViTForImageClassification
 
 from headscope.analysis.score import score
+from headscope.analysis.vision.image_heads import image_heads
 from headscope.analysis.vision.pattern_kinds import pattern_kinds
 from headscope.analysis.vision.rings import distances, mean_distance, ring_profile
 from headscope.analysis.vision.vit import each_attention, pixels
 from headscope.datasets.prompts import Prompt, PromptSet
-from headscope.errors import BadModelFolder, BadOption, MissingData
+from headscope.errors import BadModelFolder, BadOption, EmptyPromptSet, MissingData
 from headscope.hooks.encode import encode
 
 
@@ -130,3 +131,26 @@ def test_models_of_images_alone_and_methods_of_text_are_told_apart(vit, tiny, pi
         score(tiny("llama"), "leave-one-out", pictures)
     with pytest.raises(MissingData, match=r"mine\[0\] .* has no image"):
         score(vit, "leave-one-out", PromptSet("mine", (Prompt("p"),)))
+
+
+def test_image_heads_puts_together_rings_cls_and_kinds(vit, pictures, tmp_path):
+    images = [prompt.image for prompt in pictures]
+    found = image_heads(vit, images, n_clusters=3)
+    patterns = {}
+    each_attention(vit, images, lambda layer, rows, p: patterns.__setitem__(layer, p))
+    own = patterns[1][:, 2]  # image query key
+    assert found.to_cls[1, 2] == pytest.approx(own[:, 1:, 0].mean().item(), abs=1e-6)
+    assert np.allclose(found.rings[1, 2], ring_profile(own[:, 1:, 1:]).mean(0), atol=1e-6)
+    assert np.allclose(found.rings.sum(-1) + found.to_cls, 1, atol=1e-5), "rings and CLS share all attention"
+    layer, head, image = found.kinds.typical[0]
+    assert np.allclose(found.typical[0], patterns[layer][image, head, 1:, 1:], atol=1e-6)
+    table = found.table()
+    assert len(table) == 12 and table.distance[6] == pytest.approx(mean_distance(found.rings)[1, 2])
+    score_of = score(vit, "attention-distance", pictures).values
+    assert np.allclose(score_of.ravel(), table.distance, rtol=0.02), "mean of ratios beside ratio of means"
+    folder = found.save(tmp_path / "run")
+    assert {path.name for path in folder.iterdir()} == {"image_heads.parquet", "image_heads.html"}
+    with pytest.raises(EmptyPromptSet, match="at least one"):
+        image_heads(vit, [])
+    with pytest.raises(BadOption, match="from 2 to 36"):
+        image_heads(vit, images, n_clusters=40)
