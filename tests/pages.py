@@ -180,7 +180,7 @@ class Page:
             self._write(block, block.title)
             return
         out = io.StringIO()
-        code = compile("\n" * block.line + block.code, str(self.path), "exec")
+        code = compile("\n" * block.line + block.code, str(self.path), "exec", dont_inherit=True)
         error: BaseException | None = None
         with contextlib.redirect_stdout(out):
             try:
@@ -259,7 +259,9 @@ class Page:
 
         content = yaml.safe_load(block.code)
         if "steps" in content:
-            read_job(self._write(block, block.title or "job.yaml"))
+            path = self._write(block, block.title or "job.yaml")
+            if not block.fails:  # else the next block shows how
+                read_job(path)
             return
         whole = {
             "name": "a part",

@@ -118,8 +118,13 @@ def page_of(target: str) -> str | None:
 
 
 def on_post_build(config: Any) -> None:
-    """Remove the copy."""
+    """Remove the copy, and the addresses from which the theme's script would fetch more on pages that ask for it."""
     shutil.rmtree(_made.pop("folder"), ignore_errors=True)
+    for script in Path(config.site_dir).rglob("assets/javascripts/*.js"):
+        text = script.read_text(encoding="utf-8")
+        script.write_text(re.sub(r"https://unpkg\.com/[\w@./-]+", "about:blank", text), encoding="utf-8")
+    for unneeded in Path(config.site_dir).rglob("*.map"):
+        unneeded.unlink()
 
 
 def on_build_error(error: Exception) -> None:

@@ -67,20 +67,40 @@ def _path(thing: Any) -> str:
     return f"{thing.__module__}.{thing.__qualname__}"
 
 
-def names() -> Iterator[tuple[str, str]]:
-    """Every public name as (page, anchor)."""
+def names() -> Iterator[tuple[str, str, str]]:
+    """Every public name as (page, anchor, first line of its description)."""
     import headscope
+    from headscope.analysis.circuits.discover import discoveries
+    from headscope.analysis.registry import methods
 
-    yield from (("headscope", f"headscope.{name}") for name in headscope.__all__)
-    yield from ((page, path) for path, page in described_elsewhere().items())
+    for name in headscope.__all__:
+        yield "headscope", f"headscope.{name}", _first_line(inspect.getdoc(getattr(headscope, name)) or "")
+    for page, found in (("methods", methods()), ("circuit-methods", discoveries())):
+        yield from ((page, name, one.summary) for name, one in found.items() if _ours(one.function))
     for package in packages():
-        for module, found in public(package).items():
-            yield from ((f"api/{package}", f"{module}.{name}") for name in found)
-    yield from (("interventions", cls.__name__) for cls in interventions())
-    yield from (("steering", name) for name in _presets())
-    yield from (("command-line", "-".join(words)) for words, _ in commands())
-    yield from (("jobs", f"kind-{name}") for name in _kinds())
-    yield from (("recipes", path.stem) for path in recipes())
+        for module in public(package):
+            for name, line in _summaries(module).items():
+                yield f"api/{package}", f"{module}.{name}", line
+    yield from (
+        ("interventions", cls.__name__, _first_line(inspect.getdoc(cls) or "")) for cls in interventions()
+    )
+    yield from (("steering", name, one.summary) for name, one in _presets().items())
+    for words, text in commands():
+        yield "command-line", "-".join(words), text.split("\n\n")[1]
+    for name, kind in _kinds().items():
+        yield "jobs", f"kind-{name}", _first_line(inspect.getdoc(kind) or "")
+    yield from (("recipes", path.stem, _first_line(path.read_text().lstrip("# "))) for path in recipes())
+
+
+def _summaries(module: str) -> dict[str, str]:
+    """The first line of each public function's and class's docstring."""
+    package, _, stem = module.rpartition(".")
+    body = ast.parse((ROOT / _folder(package) / f"{stem}.py").read_text(encoding="utf-8")).body
+    wanted = public(package)[module]
+    defined = (
+        node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in wanted
+    )
+    return {node.name: _first_line(ast.get_docstring(node) or "") for node in defined}
 
 
 def pages() -> dict[str, str]:
@@ -157,7 +177,7 @@ def _methods() -> str:
             ("Tested against chance", one.alternative or "no"),
             ("Reference", _linked(one.reference)),
         ]
-        parts += [f"## {name}", "", "| | |", "|---|---|"]
+        parts += [f"## {name} {{#{name}}}", "", "| | |", "|---|---|"]
         parts += [f"| {key} | {_cell(value)} |" for key, value in facts]
         parts += ["", *_options(one.options), f"::: {_path(one.function)}", _WITHOUT_HEADING, ""]
     return "\n".join(parts)
@@ -181,7 +201,7 @@ def _circuit_methods() -> str:
             ("A score is", "a measured effect" if one.exact else "an estimate"),
             ("Reference", _linked(one.reference)),
         ]
-        parts += [f"## {name}", "", "| | |", "|---|---|"]
+        parts += [f"## {name} {{#{name}}}", "", "| | |", "|---|---|"]
         parts += [f"| {key} | {_cell(value)} |" for key, value in facts]
         parts += ["", *_options(one.options), f"::: {_path(one.function)}", _WITHOUT_HEADING, ""]
     return "\n".join(parts)
@@ -289,7 +309,7 @@ def _steering() -> str:
             ("Usual numbers", f"`{', '.join(map(str, one.strengths))}`"),
             ("Reference", _linked(one.reference)),
         ]
-        parts += [f"## {name}", "", "| | |", "|---|---|"]
+        parts += [f"## {name} {{#{name}}}", "", "| | |", "|---|---|"]
         parts += [f"| {key} | {_cell(value)} |" for key, value in facts] + [""]
     return "\n".join(parts)
 
