@@ -42,8 +42,8 @@ def image_heads_figure(
     ]
     titles = ["how far a head looks, in pieces", "every map, by likeness", *(f"kind {i}" for i in range(n))]
     figure = make_subplots(
-        1 + below, _ACROSS, specs=specs, subplot_titles=titles, row_heights=[0.55, *[0.45 / below] * below],
-        vertical_spacing=0.16 / below, horizontal_spacing=0.035,
+        1 + below, _ACROSS, specs=specs, subplot_titles=titles, row_heights=[0.6, *[0.4 / below] * below],
+        vertical_spacing=0.24 / below, horizontal_spacing=0.035,
     )  # fmt: skip
     layers, heads = (axis.ravel() for axis in np.indices(distance.shape))
     figure.add_trace(
@@ -86,7 +86,7 @@ def image_heads_figure(
         figure.update_xaxes(showticklabels=False, row=row, col=column)
     for axis in (figure.update_xaxes, figure.update_yaxes):
         axis(showticklabels=False, zeroline=False, row=1, col=4)
-    finish(figure, dark, title, height=430 + 170 * below)
+    finish(figure, dark, title, height=450 + 180 * below)
     # Panels have titles of their own, below the figure's; the legend stands under the maps.
     return figure.update_layout(
         margin={"t": 84 if title else 40, "b": 60},

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from .style import finish, plain, theme
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down", "pentagon")
 
 
 def selectivity_figure(
@@ -41,9 +41,11 @@ def selectivity_figure(
         horizontal_spacing=0.06,
         subplot_titles=[plain(words) for _, words, _ in panels],
     )
-    for column, (role, _, line) in enumerate(panels, 1):
+    tasks = list(dict.fromkeys(table["task"]))
+    for column, (role, words, line) in enumerate(panels, 1):
         rows = table[table["role"] == role]
-        for index, task in enumerate(dict.fromkeys(rows.task)):
+        for task in dict.fromkeys(rows.task):
+            index = tasks.index(task)
             for arm, color in (("same-layers", t.controls[1]), ("top", t.accent)):
                 own = rows[(rows.task == task) & (rows.arm == arm)].sort_values(by="k")
                 if not len(own):
@@ -52,7 +54,8 @@ def selectivity_figure(
                 spread = {"array": own.high - own.cost, "arrayminus": own.cost - own.low, "visible": is_top}
                 figure.add_trace(
                     go.Scatter(
-                        x=own.k, y=own.cost, mode="lines+markers", showlegend=is_top, legendgroup=task,
+                        x=own.k, y=own.cost, mode="lines+markers", showlegend=is_top, legendgroup=role,
+                        legendgrouptitle={"text": plain(words)},
                         name=plain(task), opacity=1.0 if is_top else 0.6,
                         line={"color": color, "width": 2 if is_top else 1.2, "dash": _DASHES[index % len(_DASHES)]},
                         marker={"size": 8 if is_top else 5, "symbol": _SYMBOLS[index % len(_SYMBOLS)]},
@@ -67,6 +70,7 @@ def selectivity_figure(
             figure.add_vline(x=k, line={"color": t.baseline, "dash": "dot", "width": 1.5}, row=1, col=column)  # type: ignore[arg-type]
     figure.update_yaxes(range=[-0.12, 1.03], tickformat=".0%")
     figure.update_yaxes(title="right answers lost", row=1, col=1)
-    figure.update_xaxes(title="heads; grey: as many random ones of the same layers", dtick=1)
-    finish(figure, dark, title, height=470, legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0})
-    return figure.update_layout(margin={"t": 80 if title else 40, "b": 90})
+    figure.update_xaxes(title="heads (grey: random, same layers)", dtick=1)
+    finish(figure, dark, title, height=470, legend={"orientation": "v", "groupclick": "toggleitem"})
+    figure.update_layout(legend={"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"})
+    return figure.update_layout(margin={"t": 80 if title else 40, "b": 56})
