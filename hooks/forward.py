@@ -109,7 +109,8 @@ def _left_by_layers(model: Any) -> Iterator[list[Tensor]]:
 
     def keep(_: Any, __: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
-        left.append(hidden.detach())
+        # An intervention may run the model inside this pass, on other prompts; what comes last is this pass's own.
+        left[:] = [hidden.detach()]
 
     handle = model.blocks[-1].register_forward_hook(keep)
     try:
