@@ -109,7 +109,7 @@ def _changed(model: Any, inputs: Tensor, hooks: list[tuple[str, Any]]) -> list[b
             f"{model.cfg.model_name}: logits of random tokens are NaN or infinite; its weights are damaged."
         )
     rounding = (logits[-2] - clean).abs().max() + 1e-6 * clean.abs().max()
-    return [bool((row - clean).abs().max() > 4 * rounding) for row in logits[:-2]]
+    return [not bool((row - clean).abs().max() <= 4 * rounding) for row in logits[:-2]]
 
 
 def _writes_nothing(model: Any, layer: int) -> bool:

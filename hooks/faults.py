@@ -32,8 +32,8 @@ class _Look(NamedTuple):
 _LOOKS = (
     _Look("hook_in", "what enters layer {layer}"),
     _Look("attn.hook_q", "the query of {heads}", 2),
-    _Look("attn.hook_k", "the key that {heads} reads", 2, shared=True),
-    _Look("attn.hook_v", "the value that {heads} reads", 2, shared=True),
+    _Look("attn.hook_k", "the key of {heads}", 2, shared=True),
+    _Look("attn.hook_v", "the value of {heads}", 2, shared=True),
     _Look("attn.hook_pattern", "the attention of {heads}", 1),
     _Look("attn.hook_z", "the output (z) of {heads}", 2),
     _Look("attn.hook_out", "what attention writes in layer {layer}"),

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..errors import NonFinite
+from .faults import advice
 from .graph import Graph
 from .metrics import Metric
 
@@ -124,4 +126,12 @@ def _products(
     if replacement == "resample":
         moved = moved - graph.corrupt_written[rows]
     effects = torch.matmul(moved.flatten(2), gradient.flatten(2).transpose(1, 2)).cpu().float()
+    if not bool(torch.isfinite(effects).all()):
+        first, writer, reader = (~torch.isfinite(effects)).nonzero()[0].tolist()
+        row = int(rows[first])
+        raise NonFinite(
+            f"{graph.model.cfg.model_name}: the gradient at {graph.wiring.readers[reader]} times what "
+            f"{graph.wiring.writers[writer]} writes is NaN or infinite on prompt {row} "
+            f"({graph.clean.prompts[row].text[:60]!r}).{advice(graph.model)}"
+        )
     return effects * torch.from_numpy(graph.wiring.possible)

@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import BadPrompts, NotAdditive
+from ..errors import BadPrompts, NonFinite, NotAdditive
 from .blocks import Blocks, Unsupported, close
 from .encode import Batch
+from .faults import advice
 from .lean import lean
 from .wiring import Wiring
 
@@ -195,6 +196,7 @@ class Graph:
             last = len(self.wiring.readers) - 1
             read = self._read(stream, away, keep, [last], len(self.wiring.writers), reads, probe)[:, 0]
             logits = self.unembed(read, rows)
+        self._refuse_non_finite(logits, rows)
         return Flow(logits, torch.cat(parts, 1) if parts and not start else written, reads)
 
     def finish(
@@ -216,7 +218,9 @@ class Graph:
                     stream = stream + layer.attend(stream.unsqueeze(1), rows).sum(1) + layer.bias
                 if layer.mlp is not None and (mlp or number > index):
                     stream = stream + layer.mlp(stream)
-            return self.unembed(stream, rows)
+            logits = self.unembed(stream, rows)
+        self._refuse_non_finite(logits, rows)
+        return logits
 
     def attend_one(
         self, index: int, head: int, read: Float[Tensor, "row 3 pos d_model"], rows: Int[Tensor, " row"]
@@ -250,6 +254,15 @@ class Graph:
         logits = self.model.unembed(final)[:, 0]
         most = float(getattr(self.model.cfg, "output_logits_soft_cap", -1.0) or -1.0)
         return most * torch.tanh(logits / most) if most > 0 else logits
+
+    def _refuse_non_finite(self, logits: Float[Tensor, "row vocab"], rows: Int[Tensor, " row"]) -> None:
+        broken = (~torch.isfinite(logits.detach())).any(-1).nonzero()[:, 0].tolist()
+        if broken:
+            row = int(rows[broken[0]])
+            raise NonFinite(
+                f"{self.model.cfg.model_name}: with some of its edges replaced, the logits of prompt {row} "
+                f"({self.clean.prompts[row].text[:60]!r}) are NaN or infinite.{advice(self.model)}"
+            )
 
     def _read(
         self,

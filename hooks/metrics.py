@@ -54,7 +54,9 @@ def logit_difference(
             "so their difference is always 0. Give a foil that differs in its first token."
         )
     rows = torch.arange(len(logits), device=logits.device)
-    return logits[rows, answer] - logits[rows, foil]
+    # Two half-precision logits differ by less than their own rounding step only where it is not rounded again.
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return logits[rows, answer].to(wide) - logits[rows, foil].to(wide)
 
 
 def answer_logprob(

@@ -34,12 +34,14 @@ class PatternEdit(PointEdit):
     ) -> Float[Tensor, "batch head query_pos key_pos"]:
         """Return what to multiply the attention of `in_layer(site.layer)` with; rows must keep their sum.
 
-        `pattern` is that attention in float32, what earlier interventions did included.
+        `pattern` is that attention in float32 or wider, what earlier interventions did included.
         """
 
     def new(self, site: Site) -> Float[Tensor, "batch head query_pos key_pos"]:
         pattern = own(self, site)
-        return pattern * self.factors(site, pattern.float()).to(pattern)
+        # A factor may be far beyond what float16 holds where a key has little attention; their product is not.
+        wide = pattern.to(torch.promote_types(pattern.dtype, torch.float32))
+        return (wide * self.factors(site, wide)).to(pattern)
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,13 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..datasets.prompts import Prompt
-from ..errors import BadOption, HookNeverFired
+from ..errors import BadOption, HookNeverFired, NonFinite
 from .encode import Batch, encode
+from .faults import advice
 from .forward import Pass, announce
 from .info import describe
 from .places import Places
+from .points import kv_groups
 from .site import window_of
 from .turn import watching
 
@@ -111,6 +113,7 @@ def read_rows(model: Any, prompt: Prompt | str, *, chunk: int = _CHUNK) -> Rows:
         RowsDiffer: The model's attention is not softmax(scale · q Kᵀ) over earlier keys: it adds a bias or a sink,
             does not show its queries, or is not causal.
         HookNeverFired: A layer shows no pattern.
+        NonFinite: A query, key or value is NaN or infinite; the message names layer, head and token.
         PromptTooLong: The prompt does not fit into the context.
     """
     batch = encode(model, prompt, padding_side="right")
@@ -144,8 +147,25 @@ def read_rows(model: Any, prompt: Prompt | str, *, chunk: int = _CHUNK) -> Rows:
         values=tuple(cached[layer].values[0].cpu() for layer in range(n_layers)),
         scoring=tuple(_scoring(model, layer) for layer in range(n_layers)),
     )
+    _refuse_non_finite(model, rows, batch)
     _compare(model, rows, last_rows)
     return rows
+
+
+def _refuse_non_finite(model: Any, rows: Rows, batch: Batch) -> None:
+    """Raise if something read is NaN or infinite, which would look as if attention were of an unknown kind."""
+    for layer in range(len(rows.queries)):
+        for what, shared in (("queries", False), ("keys", True), ("values", True)):
+            value = getattr(rows, what)[layer]
+            broken = (~torch.isfinite(value)).flatten(1).any(1).nonzero()[:, 0].tolist()
+            if not broken:
+                continue
+            size = kv_groups(model) if shared else 1
+            token = int((~torch.isfinite(value[broken[0]])).any(-1).nonzero()[0])
+            raise NonFinite(
+                f"{model.cfg.model_name}: the {what} of L{layer}H{broken[0] * size} are NaN or infinite at token "
+                f"{token} of prompt 0 ({batch.prompts[0].text[:60]!r}).{advice(model)}"
+            )
 
 
 def _chunks(batch: Batch, chunk: int) -> Iterator[slice]:
