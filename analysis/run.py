@@ -62,6 +62,11 @@ class Run:
         """What `load` takes to load the model again."""
         return str(self.manifest["model"]["load"])
 
+    @property
+    def dtype(self) -> str:
+        """Precision of the weights that were scored, such as `float32`."""
+        return str(self.manifest["model"]["dtype"])
+
     def require(self, model: Any) -> None:
         """Refuse a model that is not the one that was scored.
 
@@ -255,6 +260,8 @@ def manifest_with(
         "model": list(scores.model),
         "data": [prompts.name, prompts.digest],
         "seed": scores.seed,
+        # Another precision is another run; float32, the usual one, does not enter, so that names stay what they were.
+        **({"dtype": facts["dtype"]} if facts.get("dtype", "float32") != "float32" else {}),
     }
     text = json.dumps(jsonable(job), sort_keys=True)
     return {

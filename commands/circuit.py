@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from ..errors import BadOption
 from .arguments import one_of, pairs, prompts_from_file
 from .console import progress_line, show, show_plan, working
-from .options import Device, DryRun, Json, Seed, Trust
+from .options import Device, DryRun, Dtype, Json, Seed, Trust
 
 if TYPE_CHECKING:
     from ..analysis.circuits import Circuit, Task
@@ -71,6 +71,7 @@ def find(
     ] = None,
     seed: Seed = 0,
     device: Device = None,
+    dtype: Dtype = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -100,7 +101,7 @@ def find(
         )
     with (
         working(f"circuit of {task} in {model} by {method}"),
-        _asked(task, model, data, n, [seed], device, trust_remote_code) as asked,
+        _asked(task, model, data, n, [seed], device, dtype, trust_remote_code) as asked,
     ):
         from ..analysis.circuits.agreement import compare_with
         from ..analysis.circuits.discover import discover
@@ -162,6 +163,7 @@ def compare(
         Path | None, typer.Option(metavar="FILE", help="Write the runs (.json), or the figure (.html).")
     ] = None,
     device: Device = None,
+    dtype: Dtype = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -192,7 +194,11 @@ def compare(
         )
     with (
         working(f"methods on {task} in {model}"),
-        _asked(task, model, data, n, range(seeds), device, trust_remote_code) as (bridge, tasks, known),
+        _asked(task, model, data, n, range(seeds), device, dtype, trust_remote_code) as (
+            bridge,
+            tasks,
+            known,
+        ),
     ):
         from ..analysis.circuits.circuit import Circuit
         from ..analysis.circuits.comparison import compare_methods
@@ -253,7 +259,14 @@ def methods(as_json: Json = False) -> None:
 
 @contextmanager
 def _asked(
-    task: str, model: str, data: str | None, n: int, seeds: Any, device: str | None, trust_remote_code: bool
+    task: str,
+    model: str,
+    data: str | None,
+    n: int,
+    seeds: Any,
+    device: str | None,
+    dtype: str | None,
+    trust_remote_code: bool,
 ) -> Iterator[tuple[Any, list[Task], Circuit | None]]:
     """Load or build the model, make the task once a seed, and look up what is known of its circuit."""
     from ..analysis.circuits import truth
@@ -275,7 +288,7 @@ def _asked(
             ]
             yield bridge, made, right
             return
-        bridge = load(model, device=device, trust_remote_code=trust_remote_code)
+        bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         made = [make(task, bridge, n=n, seed=seed, prompts=prompts) for seed in seeds]
         yield bridge, made, truth.known(bridge, task)
 

@@ -10,7 +10,7 @@ import typer
 from ..errors import BadOption
 from .arguments import prompts_from_file, sizes
 from .console import progress_line, show, show_plan, working
-from .options import Device, DryRun, Json, Model, Out, Seed, Trust
+from .options import Device, DryRun, Dtype, Json, Model, Out, Seed, Trust
 
 
 def concept(
@@ -33,6 +33,7 @@ def concept(
     out: Out = Path("runs"),
     seed: Seed = 0,
     device: Device = None,
+    dtype: Dtype = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -58,7 +59,7 @@ def concept(
         from ..hooks.info import describe
         from ..hooks.load import load
 
-        bridge = load(model, device=device, trust_remote_code=trust_remote_code)
+        bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         train, test = halves(given) if given is not None else to_describe(bridge, n, seed)
         found = concept_study(
             bridge, listed, train, test, gains=factors, k=counts, atoms=atoms, draws=draws,

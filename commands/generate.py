@@ -8,7 +8,7 @@ import typer
 
 from .arguments import interventions, marked_prompts, one_of, steered_by
 from .console import show, show_plan, side_by_side, working
-from .options import Device, DryRun, Json, Model, Seed, Trust
+from .options import Device, DryRun, Dtype, Json, Model, Seed, Trust
 
 
 def generate(
@@ -73,6 +73,7 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
     seed: Seed = 0,
     device: Device = None,
+    dtype: Dtype = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -108,7 +109,7 @@ def generate(
         from ..hooks.generate import generate as run
         from ..hooks.load import load
 
-        bridge = load(model, device=device, trust_remote_code=trust_remote_code)
+        bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
         clean = changed = run(bridge, prompts, **settings)
         if said:

@@ -13,6 +13,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same numbers.")]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; by default a GPU if there is one.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Of the weights: float32 (the default), bfloat16 or float16."),
+]
 Trust = Annotated[
     bool,
     typer.Option(

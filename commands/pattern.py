@@ -10,7 +10,7 @@ import typer
 from ..errors import BadOption
 from .arguments import one_of
 from .console import show, show_plan, working
-from .options import Device, DryRun, Json, Model, Trust
+from .options import Device, DryRun, Dtype, Json, Model, Trust
 
 _FORMS = (".html", ".csv", ".json")
 
@@ -30,6 +30,7 @@ def pattern(
         ),
     ] = None,
     device: Device = None,
+    dtype: Dtype = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -50,7 +51,7 @@ def pattern(
         from ..hooks.heads import parse_heads
         from ..hooks.load import load
 
-        bridge = load(model, device=device, trust_remote_code=trust_remote_code)
+        bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         heads = parse_heads(head, bridge)
         if len(heads) != 1:
             raise BadOption(f"--head {head}: {len(heads)} heads; name one, such as --head L0H1.")

@@ -10,7 +10,7 @@ import typer
 from ..errors import BadOption
 from .arguments import prompts_from_file
 from .console import progress_line, show, show_plan, working
-from .options import Device, DryRun, Json, Model, Out, Seed, Trust
+from .options import Device, DryRun, Dtype, Json, Model, Out, Seed, Trust
 from .safety_options import (
     Benign,
     Column,
@@ -50,6 +50,7 @@ def refusals(
     out: Out = Path("runs"),
     seed: Seed = 0,
     device: Device = None,
+    dtype: Dtype = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -81,7 +82,7 @@ def refusals(
         from ..analysis.safety.study import requests
         from ..hooks.load import load
 
-        bridge = load(model, device=device, trust_remote_code=trust_remote_code)
+        bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         if prompts is None:
             _, prompts, _ = requests(bridge, None, None, n=n, seed=seed)
         found = dose(bridge, prompts, heads, factors, how, neutral=texts, seed=seed, progress=progress_line())

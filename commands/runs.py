@@ -10,7 +10,7 @@ import typer
 from ..errors import BadOption
 from .arguments import one_of, sizes
 from .console import progress_line, show, typed_command, working
-from .options import Device, Json, Trust
+from .options import Device, Dtype, Json, Trust
 
 runs = typer.Typer(
     help="List, show, compare and export runs and jobs, and remove leftovers.",
@@ -130,6 +130,7 @@ def export_(
     seed: Annotated[int, typer.Option(help="headvis: of the examples drawn.")] = 0,
     root: Root = Path("runs"),
     device: Device = None,
+    dtype: Dtype = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -143,7 +144,7 @@ def export_(
 
         opened = [open_folder(find(one, root)) for one in run]
         if to == "headvis":
-            written = _headvis(opened, out, intervals, seed, device, trust_remote_code)
+            written = _headvis(opened, out, intervals, seed, device, dtype, trust_remote_code)
         else:
             from ..jobs.export import other_table, scores_table, write_as
 
@@ -196,6 +197,7 @@ def _headvis(
     intervals: int,
     seed: int,
     device: str | None,
+    dtype: str | None,
     trust_remote_code: bool,
 ) -> list[Path]:
     from ..hooks.load import load
@@ -206,7 +208,9 @@ def _headvis(
     target = out or Path(f"{opened[0].name}-headvis")
     for folder, group in trees(opened, target):
         first = group[0]
-        bridge = load(first.model, device=device, trust_remote_code=trust_remote_code)
+        bridge = load(
+            first.model, device=device, dtype=dtype or first.dtype, trust_remote_code=trust_remote_code
+        )
         first.require(bridge)
         written.append(
             export_headvis(

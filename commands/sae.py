@@ -10,7 +10,7 @@ import typer
 
 from .arguments import pairs, prompts_from_file
 from .console import progress_line, show, show_plan, working
-from .options import Device, DryRun, Json, Model, Seed, Trust
+from .options import Device, DryRun, Dtype, Json, Model, Seed, Trust
 
 sae = typer.Typer(
     name="sae",
@@ -43,6 +43,7 @@ def train(
     ] = None,
     seed: Seed = 0,
     device: Device = None,
+    dtype: Dtype = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -67,7 +68,7 @@ def train(
         from ..analysis.circuits.sae.train import train_sae
         from ..hooks.load import load
 
-        bridge = load(model, device=device, trust_remote_code=trust_remote_code)
+        bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         texts, others = training_texts(bridge, n, seed) if prompts is None else held_out(prompts)
         trained = train_sae(
             bridge, texts, layer=layer, head=head, options=chosen, out=out, progress=progress_line()
@@ -107,6 +108,7 @@ def show_features(
     ] = None,
     seed: Seed = 0,
     device: Device = None,
+    dtype: Dtype = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -130,7 +132,7 @@ def show_features(
         from ..analysis.circuits.sae.texts import training_texts
         from ..hooks.load import load
 
-        bridge = load(model, device=device, trust_remote_code=trust_remote_code)
+        bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         texts = prompts if prompts is not None else training_texts(bridge, n, seed)[1]
         found = dashboard(bridge, own, texts, features=listed, n=top)
         if out is not None:

@@ -9,7 +9,7 @@ import typer
 
 from .arguments import one_of, prompts_from_file
 from .console import progress_line, say, show, show_plan, working
-from .options import Device, DryRun, Json, Model, Out, Seed, Trust
+from .options import Device, DryRun, Dtype, Json, Model, Out, Seed, Trust
 from .safety_options import (
     Benign,
     Column,
@@ -62,6 +62,7 @@ def sahara(
     out: Out = Path("runs"),
     seed: Seed = 0,
     device: Device = None,
+    dtype: Dtype = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -96,7 +97,7 @@ def sahara(
         else:
             from ..hooks.load import load
 
-            bridge = load(model, device=device, trust_remote_code=trust_remote_code)
+            bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         searched, asked, note = requests(bridge, prompts, other, n=n, seed=seed)
         costs = {one.kind: str(cost(bridge, searched, size=size)) for one in searches}
         for name, text in costs.items():

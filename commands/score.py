@@ -11,7 +11,7 @@ import typer
 
 from .arguments import pairs, prompts_from_file
 from .console import progress_line, score_lines, score_record, show, show_plan, typed_command, working
-from .options import Device, DryRun, Json, Model, Out, Seed, Trust
+from .options import Device, DryRun, Dtype, Json, Model, Out, Seed, Trust
 
 
 def score(
@@ -32,6 +32,7 @@ def score(
     seed: Seed = 0,
     top: Annotated[int, typer.Option(min=1, help="Number of heads to print.")] = 10,
     device: Device = None,
+    dtype: Dtype = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -63,7 +64,7 @@ def score(
         from ..analysis.score import score as run
         from ..hooks.load import load
 
-        bridge = load(model, device=device, trust_remote_code=trust_remote_code)
+        bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         if prompts is None:
             prompts = default_prompts(bridge, data or chosen.data, seed, n=n)
         scores = run(bridge, method, prompts, seed=seed, progress=progress_line(), **options)

@@ -9,7 +9,7 @@ import typer
 
 from .arguments import kinds, one_of, pairs, sizes
 from .console import progress_line, show, show_plan, working
-from .options import Device, DryRun, Json, Model, Out, Seed, Trust
+from .options import Device, DryRun, Dtype, Json, Model, Out, Seed, Trust
 
 
 def selective(
@@ -42,6 +42,7 @@ def selective(
     out: Out = Path("runs"),
     seed: Seed = 0,
     device: Device = None,
+    dtype: Dtype = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -75,7 +76,7 @@ def selective(
         from ..hooks.info import describe
         from ..hooks.load import load
 
-        bridge = load(model, device=device, trust_remote_code=trust_remote_code)
+        bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         asked = skills(bridge, n, seed, rank_on=rank_on)
         scores = score(bridge, method, asked.rank, seed=seed, **options)
         found = selectivity(

@@ -9,7 +9,7 @@ import typer
 
 from .arguments import prompts_from_file
 from .console import progress_line, show, show_plan, working
-from .options import Device, DryRun, Json, Model, Out, Seed, Trust
+from .options import Device, DryRun, Dtype, Json, Model, Out, Seed, Trust
 
 
 def trace(
@@ -29,6 +29,7 @@ def trace(
     out: Out = Path("runs"),
     seed: Seed = 0,
     device: Device = None,
+    dtype: Dtype = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -54,7 +55,7 @@ def trace(
         from ..hooks.info import describe
         from ..hooks.load import load
 
-        bridge = load(model, device=device, trust_remote_code=trust_remote_code)
+        bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         if prompts is None:
             # Half of the questions are about shapes that are not there, which have no box.
             made = default_prompts(bridge, data, seed, n=4 * n)

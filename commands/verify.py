@@ -10,7 +10,7 @@ import typer
 
 from .arguments import fresh_prompts, kinds, one_of, prompts_from_file, sizes
 from .console import progress_line, show, show_plan, typed_command, working
-from .options import Device, DryRun, Json, Seed, Trust
+from .options import Device, DryRun, Dtype, Json, Seed, Trust
 
 
 def verify(
@@ -39,6 +39,7 @@ def verify(
     draws: Annotated[int, typer.Option(min=1, help="Random sets per control and k.")] = 5,
     seed: Seed = 0,
     device: Device = None,
+    dtype: Dtype = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -66,7 +67,9 @@ def verify(
         from ..analysis.verify import verify as check
         from ..hooks.load import load
 
-        bridge = load(done.model, device=device, trust_remote_code=trust_remote_code)
+        bridge = load(
+            done.model, device=device, dtype=dtype or done.dtype, trust_remote_code=trust_remote_code
+        )
         done.require(bridge)
         begun = time.monotonic()
         if prompts is None:
