@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ..errors import BadRun, HeadscopeError
+from ..printable import printable
 from .files import read_json
 from .run import Run, load_run
 from .scores import HeadScores
@@ -155,6 +157,22 @@ def open_run(root: str | Path, name: str) -> Run:
         raise BadRun(
             f"{name}: {type(error).__name__}: {error}. The run is damaged: make it again."
         ) from error
+
+
+def typed_again(command: object) -> str:
+    """Return a run's command lines if they are calls of `headscope` and nothing else to a shell; otherwise nothing.
+
+    A run may come from anybody, and what is offered to be copied is pasted into a shell.
+    """
+    lines = str(command).splitlines()
+    for line in lines:
+        try:
+            words = shlex.split(line)
+        except ValueError:
+            return ""
+        if shlex.join(words) != line or words[:1] != ["headscope"] or printable(line) != line:
+            return ""
+    return "\n".join(lines)
 
 
 def report_of(root: str | Path, name: str) -> Path | None:

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from ..hooks.heads import Head
+from ..printable import printable
 from .figures import neuron_figure, pattern_figure, pattern_gallery
 from .figures.style import colorscale, finish, plain, theme, visible
 from .looks import Looks, shrink
@@ -105,7 +106,7 @@ def text_data(looks: Looks, head: Head, token: int | None, *, weighted: bool = F
     pattern = looks.pattern(head, weighted=weighted)
     unit = float(pattern.max()) or 1.0 if weighted else 1.0
     data: dict[str, Any] = {
-        "tokens": [token.replace("\r\n", "\n") for token in looks.tokens],
+        "tokens": [printable(token) for token in looks.tokens],
         "token": here,
         "chosen": token is not None,
         "unit": unit,
@@ -142,7 +143,7 @@ def lines_data(looks: Looks, heads: Iterable[Head], token: int | None = None) ->
         }
         for head in heads
     ]
-    return {"tokens": list(looks.tokens[first:stop]), "first": first, "chosen": token, "heads": found}
+    return {"tokens": [printable(token) for token in looks.tokens[first:stop]], "first": first, "chosen": token, "heads": found}
 
 
 def _rounded(weights: Float[np.ndarray, " pos"]) -> list[float]:

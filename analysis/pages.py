@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from ..printable import printable
 from .sections import ALONE
 
 _PACKAGE = (__package__ or "").rpartition(".")[0]
@@ -30,10 +31,16 @@ def render(template: str, *, figures: Mapping[str, Mapping[str, Any]], **values:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
     )
     return environment.get_template(template).render(
         figures=_script_json(figures), plotlyjs=Markup(get_plotlyjs()), alone=ALONE, **values
     )
+
+
+def _shown(value: object) -> object:
+    """Write out what a page would obey or hide in foreign text; markup was made of texts for which this is done."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _read(name: str) -> str | None:

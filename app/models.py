@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import streamlit as st
 
 from headscope.analysis.examples import example_prompts
+from headscope.app.escaped import md
 from headscope.app.turns import Turns
 from headscope.datasets.prompts import Prompt
 from headscope.hooks.info import ModelInfo, describe
@@ -74,7 +75,7 @@ def using(choice: Choice) -> Iterator[Any]:
         if not st.runtime.exists():
             model = _load(*choice)
         else:
-            with st.spinner(f"Loading {choice.name} …", show_time=True):
+            with st.spinner(f"Loading {md(choice.name)} …", show_time=True):
                 model = _load(*choice)
         _loaded.append(choice)
         yield model

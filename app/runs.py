@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import streamlit as st
 
-from headscope.analysis.browse import Listed, joined, list_runs, matching, open_run, report_of, table
+from headscope.analysis.browse import (
+    Listed,
+    joined,
+    list_runs,
+    matching,
+    open_run,
+    report_of,
+    table,
+    typed_again,
+)
 from headscope.analysis.compare_runs import agree, describe_overlap
 from headscope.analysis.figures import score_scatter, top_bars
 from headscope.analysis.run import Run
 from headscope.app import asked, downloads, run_jobs, state, widgets
+from headscope.printable import printable
 
 TABS = ("Browse and compare", "Jobs")
 _SHOWN = 12
@@ -113,11 +123,11 @@ def _open(run: Run, name: str) -> None:
         st.dataframe(whole, hide_index=True)
     with st.expander("The prompts"):
         for prompt in run.prompts[:_SHOWN]:
-            st.text(prompt.text)
+            st.text(printable(prompt.text))
             if prompt.answer:
                 st.caption(widgets.md(f"answer: {prompt.answer!r}"))
     widgets.copy_as(
-        command=str(run.manifest.get("command", "")),
+        command=typed_again(run.manifest.get("command", "")),
         python=f"from headscope.analysis.run import load_run\n\nrun = load_run({str(run.folder)!r})\n"
         "print(run.scores.table())",
     )

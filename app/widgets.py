@@ -17,7 +17,6 @@ The sidebar (model, prompt, head) is drawn by `framed()` in `main.py`, once for 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,16 +26,10 @@ import streamlit as st
 
 from headscope.analysis.figures import selection_frame
 from headscope.app import models, state, theme
+from headscope.app.escaped import md
 from headscope.errors import HeadscopeError
 from headscope.hooks.find import available
 from headscope.hooks.heads import Head
-
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&])")
-
-
-def md(text: object) -> str:
-    """Escape text for Markdown, so that it is shown as it is: no tags, links, images, formulas or emoji."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(str(text).split()))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
+from ...printable import printable
 from .style import colorscale, finish, plain, theme, visible
 
 _MOST_LABELS = 48  # more token labels than this overlap
@@ -162,4 +163,4 @@ def token_html(
 
 def _readable(token: str) -> str:
     """Keep blanks as they are, and show a line break before it breaks the line."""
-    return token.replace("\r\n", "\n").replace("\n", "↵\n")
+    return printable(token).replace("\n", "↵\n")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
+from ...printable import printable
+
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 
 
@@ -114,18 +116,19 @@ def finish(figure: go.Figure, dark: bool, title: str | None, **layout) -> go.Fig
 def plain(text: object) -> str:
     """Escape text for plotly, which renders a subset of HTML in titles, ticks and hover.
 
-    Quotes stay: plotly does not know `&quot;` and would print it.
+    Quotes stay: plotly does not know `&quot;` and would print it. Letters that would be obeyed or not be seen are
+    written out, see `printable`.
     """
-    return html.escape(str(text), quote=False)
+    return html.escape(printable(text), quote=False)
 
 
 def visible(token: str) -> str:
-    """Show the white space in a token: an outer blank as `·`, a line break as `↵`, a tab as `⇥`."""
+    """Show the white space in a token: an outer blank as `·`, a line break as `↵`, a tab as `⇥`; others by their codes."""
     core = token.strip(" ")
     left = len(token) - len(token.lstrip(" "))
     right = len(token) - left - len(core) if core else 0
     text = "·" * left + core + "·" * right
-    return text.replace("\r\n", "↵").replace("\n", "↵").replace("\r", "↵").replace("\t", "⇥")
+    return printable(text.replace("\r\n", "↵").replace("\n", "↵").replace("\r", "↵").replace("\t", "⇥"))
 
 
 def number(value: float) -> str:
