@@ -32,6 +32,7 @@ def conflict(
     forms: Sequence[str] = ("substitution", "coherent"),
     relations: Sequence[str] | None = None,
     wording: str | None = None,
+    others: int = 0,
     words: str = "english",
     count: Callable[[str], int] = count_words,
 ) -> PromptSet:
@@ -54,6 +55,9 @@ def conflict(
         relations: Of `capital`, `language`, `continent`; by default all.
         wording: How the false fact is stated: in the organism's words, `bare` (it goes by the context nearly always) or
             `is` (about half of the time).
+        others: How many other countries are told of, in every form alike, each by one false sentence of the same
+            wording; half of them before the statement and half behind it. They make it harder to go by the context,
+            and, many of them, to go by memory; neither answer stands in them.
         words: `english` or `organism`, see `lexicon`.
         count: Measures a text; pass `lambda text: len(tokenizer(text).input_ids)` for `corrupted` to have as many
             tokens as `text`.
@@ -66,6 +70,7 @@ def conflict(
     (['clean', 'coherent', 'substitution'], True, False)
     """
     at_least("n", n, 1)
+    at_least("others", others, 0)
     book = lexicon(words)
     phrase = book.wording(wording)
     for name, given, known in (
@@ -80,6 +85,11 @@ def conflict(
             raise BadOption(f"{name} is empty; give at least one of {', '.join(known)}")
     asked = list(book.facts if relations is None else relations)
     countries = entities(list(next(iter(book.facts.values()))), split)
+    if others > len(countries) - 2:
+        raise BadOption(
+            f"others={others}: {words} words have {len(countries)} countries in {split}, so at most "
+            f"{len(countries) - 2} can be told of beside two that are asked for"
+        )
     made = []
     for index in range(n):
         rng = stream(f"conflict/{split}", seed, index)
@@ -92,9 +102,12 @@ def conflict(
         country, relation, false = untrained(book, draw)
         around = (book.filler(rng), book.filler(rng))
         item = _Item(country, relation, false)
-        texts = {form: _write(book, form, item, around, phrase) for form in FORMS}
         form = forms[index % len(forms)]
         other = _other(rng, book, item, countries, count)
+        if others:
+            drawn = stream(f"conflict/others/{split}", seed, index)
+            around = _surround(book, _told(drawn, book, item, other, countries, others), around, phrase)
+        texts = {form: _write(book, form, item, around, phrase) for form in FORMS}
         truth = book.facts[relation][country]
         answer, foil = (false, truth) if target == "context" else (truth, false)
         made.append(
@@ -150,6 +163,26 @@ def _other(
         if values := [one for one in values if count(f" {one}") == count(f" {item.false}")]:
             return _Item(country, item.relation, rng.choice(values))
     return None
+
+
+def _told(
+    rng: Random, book: Lexicon, item: _Item, other: _Item | None, countries: Sequence[str], n: int
+) -> list[_Item]:
+    """Draw countries that nobody asks for, each with a false value that neither is nor is said to be the item's."""
+    facts = book.facts[item.relation]
+    asked = {item.country, other.country if other else ""}
+    found = []
+    for country in rng.sample([one for one in countries if one not in asked], n):
+        values = sorted(set(facts.values()) - {facts[item.country], item.false, facts[country]})
+        found.append(_Item(country, item.relation, rng.choice(values)))
+    return found
+
+
+def _surround(book: Lexicon, told: Sequence[_Item], around: tuple[str, str], phrase: str) -> tuple[str, str]:
+    """Put half of what is told of others before the statement, behind the first sentence, and half before the last."""
+    said = [f"{phrase.format(kind=kind, who=who)} {value}{book.stop}" for who, kind, value in told]
+    half = len(said) // 2
+    return " ".join([around[0], *said[:half]]), " ".join([*said[half:], around[1]])
 
 
 def _write(book: Lexicon, form: str, item: _Item, around: tuple[str, str], phrase: str) -> Text:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from ...datasets.prompts import PromptSet
-from ...errors import MissingData
-from ...hooks.encode import encode
+from ...errors import BadOption, MissingData
+from ...hooks.capture import capture_z
+from ...hooks.encode import Batch, encode
 from ...hooks.forward import forward
-from ...hooks.heads import all_heads
+from ...hooks.heads import Head, all_heads
 from ...hooks.interventions import resample
+from ...hooks.points import hook_name
 from ...hooks.tokens import Codec
+from ...hooks.turn import watching
 from ..context.juice import AMOUNTS, SUMMED, Progress, Side, answer_probability, asking, consistent, gains
 from ..direct import direct
 from ..registry import Measured, method
@@ -48,7 +53,8 @@ def juice_memory(
     Reference: Li et al. 2025, arXiv:2503.10996, and the authors' code. Certain (read in the code): the amounts, all
         positions, the consistency over the forms and the sum. They keep no number for heads that are not consistent;
         the lowest s_c is ours, so that those rank last; so is `tolerance` (see `juice_lists`), which is 0 as in the
-        paper. They use 4 items, which is few: report other seeds.
+        paper. They use 4 items, which is few: report other seeds. By this rule a form in which the model is certain of
+        the answer already bars every head; `conflict(others=...)` writes items on which it is not.
     """
     return _juice(model, prompts, "memory", sign, tolerance, progress)
 
@@ -118,6 +124,7 @@ def ph3(
     prompts: PromptSet,
     *,
     side: Literal["memory", "context"] = "memory",
+    mlps: Literal["kept", "run"] = "kept",
     progress: Progress | None = None,
 ) -> Measured:
     """Measure what a head's direct path to the logits does for one side of a conflict and against the other.
@@ -131,19 +138,27 @@ def ph3(
         rows for prompts whose `corrupted` text is missing or has another number of tokens.
     Reference: Jin et al. 2024, arXiv:2402.18154 (PH3). FROM MEMORY: that path patching with a corrupted prompt is used
         and that importance joins a rise and a fall is what we remember; the exact formula is not confirmed, and the
-        common denominator is ours (it bounds the score where one side is all but certain). Other heads and all MLPs
-        keep their clean values, see `analysis.direct`. TransformerLens' direct path patching is not used: it leads from
-        head to head, and not to the logits.
+        common denominator is ours (it bounds the score where one side is all but certain). Whether MLPs are part of a
+        direct path is not confirmed either: path patching as Wang et al. 2022 (arXiv:2211.00593) describe it lets them
+        run, TransformerLens' direct paths do not, so both are there.
+        TransformerLens' `get_act_patch_direct_path` is not called, because its paths end in a later head's query, key
+        or value, and none ends in the logits. Sure is, by a test on every pair of heads, that `hooks.graph` gives what
+        it gives on the paths that both know, and that on the path to the logits `hooks.graph` gives what this does.
 
     Args:
         model: The bridge.
         prompts: Conflicts with `corrupted` texts of as many tokens.
         side: The side that a head is asked about.
+        mlps: `kept`: only the last norm sees the change, see `analysis.direct`. `run`: so do later MLPs, while all
+            other heads keep their clean values.
         progress: Called with (heads done, all of them).
 
     Raises:
+        BadOption: `mlps` is neither.
         MissingData: No prompt has such a text, or one is no conflict.
     """
+    if mlps not in ("kept", "run"):
+        raise BadOption(f"mlps={mlps!r}: expected kept or run.")
     rows = _paired(model, prompts)
     paired = PromptSet(prompts.name, tuple(prompts[row] for row in rows))
     others = asking(paired, "context" if side == "memory" else "memory")
@@ -157,22 +172,43 @@ def ph3(
 
     with torch.no_grad():
         own, other = probabilities()
+        held = _Held(model, batches[0]) if mlps == "run" else None
         for done, head in enumerate(heads, 1):
-            with direct(model, resample((head,)), batches[0]):
+            with held.but(head) if held else direct(model, resample((head,)), batches[0]):
                 changed = probabilities()
             effect = ((changed[1] - other) - (changed[0] - own)) / (own + other)
             samples[rows, head.layer, head.index] = effect.numpy()
             if progress:
                 progress(done, len(heads))
     notes = [
-        "Each head's direct path to the logits was given what the head writes on the corrupted text; the formula is "
-        "from memory of the paper, not read there.",
+        f"Each head's direct path to the logits, with MLPs {mlps}, was given what the head writes on the corrupted "
+        "text; the formula is from memory of the paper, not read there.",
     ]
     if lacking := len(prompts) - len(rows):
         notes.append(
             f"{lacking} of {len(prompts)} prompts have no corrupted text of as many tokens and do not count."
         )
     return Measured(samples, np.where(np.isin(range(len(prompts)), rows), 0.0, np.nan), tuple(notes))
+
+
+class _Held:
+    """Keeps heads at what they hand over on a clean batch, but one, which hands over what it does on the corrupted."""
+
+    def __init__(self, model: Any, batch: Batch):
+        self.model, self.clean = model, capture_z(model, batch)
+        self.corrupted = capture_z(model, batch.corrupted())
+
+    def but(self, head: Head) -> AbstractContextManager[None]:
+        """Hold the heads of this layer and of all later ones inside the block; earlier ones are clean by themselves."""
+
+        def hold(layer: int) -> Callable[..., torch.Tensor]:
+            z = self.clean[layer].clone()
+            if layer == head.layer:
+                z[:, :, head.index] = self.corrupted[layer][:, :, head.index]
+            return lambda value, hook: z
+
+        later = range(head.layer, len(self.clean))
+        return watching(self.model, [(hook_name(self.model, layer, "z"), hold(layer)) for layer in later])
 
 
 def _paired(model: Any, prompts: PromptSet) -> list[int]:

@@ -67,6 +67,38 @@ def test_neither_answer_is_right_in_the_corrupted_text(words):
         assert country not in told and truth not in told and prompt.answer.strip() not in told
 
 
+@BOTH
+def test_others_are_told_of_in_every_form_alike_and_neither_answer_stands_in_them(words):
+    book = lexicon(words)
+    plain = conflict(N, words=words)
+    for before, prompt in zip(plain, conflict(N, words=words, others=5), strict=True):
+        country, relation, truth = _item(prompt, book)
+        assert _item(before, book) == (country, relation, truth) and before.answer == prompt.answer
+        phrase = book.wording(None)
+        said = [
+            (who, value)
+            for who in book.facts[relation]
+            for value in book.facts[relation].values()
+            if f"{phrase.format(kind=relation, who=who)} {value}{book.stop}" in prompt.variants["clean"]
+        ]
+        told = dict(said)
+        assert len(told) == 5 and country not in told
+        assert not {truth, prompt.answer.strip()} & set(told.values())
+        assert all(value != book.facts[relation][who] for who, value in told.items())
+        for form in FORMS[1:]:
+            text = prompt.variants[form]
+            places = [text.index(phrase.format(kind=relation, who=who)) for who in (*told, country)]
+            assert sum(place < places[-1] for place in places[:-1]) == 2, (
+                "two before the statement, three behind"
+            )
+        assert prompt.corrupted and truth not in re.findall(r"\w+", prompt.corrupted)
+        assert len(prompt.corrupted.split()) == len(prompt.text.split())
+    assert conflict(2, words=words, others=0)[1] == plain[1]
+    for wrong in (-1, 200):
+        with pytest.raises(BadOption, match="others"):
+            conflict(1, words=words, others=wrong)
+
+
 def test_a_set_can_be_had_in_one_form_and_with_answers_exchanged():
     made = conflict(4, words="organism")
     clean = as_form(made, "clean")

@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from graphs import graph_of, pairs
+from transformer_lens.patching import get_act_patch_direct_path
 
 from headscope.analysis.context.juice import (
     AMOUNTS,
@@ -18,6 +20,8 @@ from headscope.analysis.context.juice import (
     juice_lists,
     sides,
 )
+from headscope.analysis.direct import direct
+from headscope.analysis.methods import juice
 from headscope.analysis.methods.juice import juice_context, juice_memory, ph3
 from headscope.analysis.registry import get
 from headscope.analysis.score import score
@@ -27,7 +31,11 @@ from headscope.errors import BadOption, MissingData
 from headscope.hooks.capture import capture_z
 from headscope.hooks.encode import encode
 from headscope.hooks.forward import forward
+from headscope.hooks.heads import Head, all_heads
+from headscope.hooks.interventions import resample
 from headscope.hooks.load import load
+from headscope.hooks.metrics import first_tokens
+from headscope.hooks.wiring import Edge
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +155,80 @@ def test_the_direct_path_of_a_head_is_what_its_write_does_to_the_last_norm(text)
     wanted = ((foil_new - foil) - (own_new - own)) / (own + foil)
     np.testing.assert_allclose(found[:, layer, head], wanted.numpy(), atol=1e-5)
     np.testing.assert_allclose(ph3(text, made, side="memory").samples, -found, atol=1e-9)
+
+
+@pytest.mark.parametrize("slot", ["q", "k", "v"])
+def test_paths_between_heads_are_those_of_transformer_lens_and_the_path_to_the_logits_is_ours(tiny, slot):
+    """The graph of a model shows both: it has edges from a head to heads, and from a head to the logits."""
+    model = tiny("gpt2")
+    graph = graph_of(model, pairs(1))
+    wiring, batch = graph.wiring, graph.clean
+    token = int(first_tokens(batch, "answer")[0])
+    _, ours = model.run_with_cache(batch.tokens)
+    _, given = model.run_with_cache(graph.corrupt.tokens)
+
+    def without(*edges: Edge) -> torch.Tensor:
+        keep = torch.ones(1, *wiring.possible.shape)
+        for edge in edges:
+            keep[(0, *wiring.index(edge))] = 0
+        return graph.run(graph.rows(), keep=keep).logits[0]
+
+    with torch.no_grad():
+        clean = forward(model, batch, logits_at="last")[0, 0]
+        for source in (Head(0, 1), Head(1, 2)):
+            theirs = get_act_patch_direct_path(
+                model,
+                batch.tokens,
+                given,
+                ours,
+                lambda logits: logits[0, -1, token],
+                source.layer,
+                source.index,
+                component=slot,  # type: ignore[arg-type]
+                verbose=False,
+            )
+            moved = 0.0
+            for later in (head for head in all_heads(model) if head.layer > source.layer):
+                found = float(without(Edge(str(source), str(later), slot))[token])
+                assert found == pytest.approx(float(theirs[later.layer, later.index]), abs=2e-5)
+                moved = max(moved, abs(found - float(clean[token])))
+            assert moved > 1e-4, "the paths do something"
+            with direct(model, resample((source,)), batch):
+                straight = forward(model, batch, logits_at="last")[0, 0]
+            torch.testing.assert_close(without(Edge(str(source), "logits")), straight, atol=2e-5, rtol=1e-5)
+            assert (straight - clean).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_with_mlps_run_every_later_mlp_sees_the_head_and_no_other_head_does(tiny):
+    model = tiny("gpt2")
+    graph = graph_of(model, pairs(2))
+    wiring, batch, source = graph.wiring, graph.clean, Head(0, 1)
+    clean = graph.clean_written
+    stream = clean[:, 0].clone()
+    for layer in range(wiring.n_layers):
+        first = wiring.first_writer(layer)
+        heads = clean[:, first : first + wiring.n_heads].clone()
+        if layer == source.layer:
+            at = first + source.index
+            heads[:, source.index] = graph.corrupt_written[:, at]
+        stream = stream + heads.sum(1) + graph._layers[layer].bias
+        stream = stream + graph.mlp(layer, stream)
+    expected = graph.unembed(stream, graph.rows())
+    with juice._Held(model, batch).but(source):
+        found = forward(model, batch, logits_at="last")[:, 0]
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+    with direct(model, resample((source,)), batch):
+        straight = forward(model, batch, logits_at="last")[:, 0]
+    assert (found - straight).abs().max() > 1e-4
+
+
+def test_mlps_are_kept_or_run_and_that_matters(text):
+    made = conflict(2, words="organism", forms=("substitution",))
+    kept, run = (ph3(text, made, side="context", mlps=mlps).samples for mlps in ("kept", "run"))
+    assert abs(kept - run).max() > 1e-3
+    with pytest.raises(BadOption, match="mlps='none'"):
+        ph3(text, made, mlps="none")  # type: ignore[arg-type]
 
 
 def test_prompts_without_a_corrupted_text_of_their_length_do_not_count(text):
