@@ -175,6 +175,7 @@ def _about(method: str) -> list[tuple[str, str]]:
 
 
 def probability(p: float) -> str:
+    """Write a p-value with three digits; a dash where there is none."""
     if not np.isfinite(p):
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

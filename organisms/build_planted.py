@@ -351,6 +351,7 @@ def _card(model: Any, words: list[str]) -> dict[str, object]:
 
 
 def main() -> None:
+    """Write the model anew, and print where."""
     parser = argparse.ArgumentParser(description="Write the planted model again.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "planted")
     print(build(parser.parse_args().out))

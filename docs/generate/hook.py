@@ -85,6 +85,8 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Lead links to files beside docs/, which a code host follows as they are, to their pages on the site."""
     source = page.file.src_uri
+    if page.parent is None:  # nothing stands beside it
+        page.meta["hide"] = ["navigation"]
     if source.startswith("project/"):  # these stand in the root
         at, markdown = "", re.sub(r"(\]\()(?!https?:|#)([^)\s]+)(\))", r"\1../\2\3", markdown)
     else:
