@@ -14,6 +14,7 @@ from ..datasets.prompts import Prompt, PromptSet
 from ..datasets.scenes import COLORS, SHAPES, TASKS, Item, Scene, questions
 from ..datasets.wiki import wiki
 from ..errors import MissingData, nearest
+from ..hooks.tower import Tower
 from .sees import sees_images
 
 _OF_CONTEXT = ("multi-document", "knowledge-conflict", "wiki")
@@ -45,7 +46,8 @@ def default_prompts(model: Any, kind: str, seed: int = 0, *, n: int | None = Non
     n = n or {"needle": 64, "knowledge-conflict": 16, "repeated-4": 8}.get(kind, 32)
     own_words = str(model.cfg.model_name) == _OWN_SKILLS
     if kind == "pictures":
-        return pictures(n, seed)
+        # A tower's model is asked something about them.
+        return scenes(model, "scenes", n, seed) if isinstance(model, Tower) else pictures(n, seed)
     if model.tokenizer is None:
         raise MissingData(f"{kind}: {model.cfg.model_name} reads images alone; its methods ask for pictures.")
     if kind == "scenes" or kind.removeprefix("scene-") in TASKS:

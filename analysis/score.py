@@ -17,6 +17,7 @@ from ..hooks.encode import Batch, encode, some_of, unknown_words
 from ..hooks.info import describe
 from ..hooks.sweep import Progress
 from ..hooks.tokens import Codec
+from ..hooks.tower import refuse_pieces
 from .defaults import as_prompt_set, default_prompts
 from .registry import Measured, Method, get
 from .scores import FROM_ATTENTION, HeadScores, Source
@@ -59,6 +60,8 @@ def score(
     resolved = chosen.resolve(options)
     if chosen.kind == "pattern":
         return score_patterns(model, prompts, {method: resolved}, seed=seed, progress=progress)[method]
+    if chosen.data != "pictures":
+        refuse_pieces(model, method)
     data = _data(model, prompts, chosen.data, seed)
     given: dict[str, Any] = {"seed": seed} if chosen.seeded else {}
     if chosen.reports:
@@ -103,6 +106,7 @@ def score_patterns(
             raise MissingData(f"{name} is not computed from attention patterns alone: call score for it.")
     if not chosen:
         return {}
+    refuse_pieces(model, ", ".join(chosen))
     data = _data(model, prompts, next(iter(chosen.values())).data, seed)
     shape = (len(data), int(model.cfg.n_layers), int(model.cfg.n_heads))
     samples = {name: np.full(shape, np.nan) for name in chosen}

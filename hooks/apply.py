@@ -19,6 +19,11 @@ def chosen(intervention: Intervention, site: Site) -> Bool[Tensor, "batch pos"]:
         BadOption: one of them is a position for which the intervention has no value.
     """
     positions, lengths = site.positions, site.lengths[:, None]
+    if intervention.positions is not None and not site.countable:
+        raise BadOption(
+            f"{intervention}: this tower runs images of all sizes as one row, in an order of its own, so positions in "
+            "it are not known; leave them out."
+        )
     mask = positions >= 0
     if intervention.phase != "all":
         mask = mask & ((positions >= lengths - 1) == (intervention.phase == "decode"))

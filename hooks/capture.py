@@ -13,6 +13,7 @@ from ..errors import HookNeverFired
 from .encode import Batch
 from .forward import forward
 from .points import hook_name
+from .tower import refuse_pieces
 from .turn import watching
 
 
@@ -33,6 +34,7 @@ def each_pattern(
     Raises:
         HookNeverFired: a layer shows no pattern.
     """
+    refuse_pieces(model, "attention between tokens")
     seen: set[int] = set()
 
     def watch(layer: int) -> Any:

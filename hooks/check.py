@@ -90,7 +90,7 @@ def self_check(model: Any) -> SelfCheck:
     changed = _changed(model, inputs, pattern_hooks)
     pattern_edits = all(changed[layer] for layer in live) and len(fired) == n_layers
     worst = max(sums.values()) if sums else None
-    if worst is not None and worst > _tolerance(model):
+    if worst is not None and worst > tolerance(model):
         layer = max(sums, key=lambda one: sums[one])
         raise NoEffect(
             f"{name}: attention rows of layer {layer} sum to 1 ± {worst:.3g}. hook_pattern does not show the attention "
@@ -146,12 +146,12 @@ def edits_made_to_act(model: Any) -> bool:
     if not make_editable(model):
         return False
     after = plain_logits(model, inputs)
-    if float((after - before).abs().max()) > _tolerance(model) * max(1.0, float(before.abs().max())):
+    if not float((after - before).abs().max()) <= tolerance(model) * max(1.0, float(before.abs().max())):
         undo_editable(model)
         return False
     return True
 
 
-def _tolerance(model: Any) -> float:
+def tolerance(model: Any) -> float:
     """Rows of float32 sum to 1 within 1e-5; half precision rounds each weight."""
     return 1e-4 if next(model.original_model.parameters()).dtype in (torch.float32, torch.float64) else 0.02

@@ -14,7 +14,9 @@ from torch import Tensor
 from ..datasets.prompts import Prompt, PromptSet
 from ..errors import BadOption, BadPrompts, EmptyPromptSet
 from .eyes import Seen, in_boxes, stack
+from .pictures import labels_of, see_alone
 from .tokens import Codec, Tokens, span_mask
+from .tower import reads_only_images
 
 _log = logging.getLogger("headscope")
 _told: set[tuple[str, str]] = set()  # model and word, so that each is named once
@@ -33,7 +35,8 @@ class Batch:
         answer_ids: Tokens of the answer as the text continues with it; -1 where there is none.
         foil_ids: The same for the wrong answer.
         prompts: What was encoded.
-        codec: The tokenizer's side of `encode`, kept so that `corrupted` can encode alike.
+        codec: The tokenizer's side of `encode`, kept so that `corrupted` can encode alike; None where a model reads
+            images alone.
         padding_side: Where the padding stands: `"left"` or `"right"`.
         images: What each prompt shows, None where it shows nothing.
     """
@@ -44,7 +47,7 @@ class Batch:
     answer_ids: Int[Tensor, "batch answer_pos"]
     foil_ids: Int[Tensor, "batch answer_pos"]
     prompts: tuple[Prompt, ...]
-    codec: Codec = field(repr=False, compare=False)
+    codec: Codec | None = field(repr=False, compare=False)
     padding_side: str = "right"
     images: tuple[Seen | None, ...] = field(default=(), repr=False, compare=False)
 
@@ -104,6 +107,8 @@ class Batch:
         texts = [
             replace(prompt, text=prompt.corrupted, corrupted=prompt.text, spans={}) for prompt in self.prompts
         ]
+        if self.codec is None:
+            raise BadPrompts("a model of images alone reads no corrupted text.")
         images = self.images or (None,) * len(self)
         encoded = [
             self.codec.tokens(prompt.text, f"corrupted text of prompt {i}", images[i])
@@ -165,6 +170,8 @@ def encode(
             f"there is no prompt to run in {getattr(prompts, 'name', 'the list')!r}; give at least one."
         )
     chosen = tuple(Prompt(text=prompt) if isinstance(prompt, str) else prompt for prompt in listed)
+    if reads_only_images(model):
+        return of_pictures(model, chosen)
     codec = Codec.of(model)
     side = padding_side or codec.padding_side
     if side not in ("left", "right"):
@@ -205,6 +212,26 @@ def encode(
         codec,
         side,
         images if any(images) else (),
+    )
+    return batch.to(model.cfg.device)
+
+
+def of_pictures(model: Any, prompts: tuple[Prompt, ...]) -> Batch:
+    """Encode the images of prompts for a model of images alone: one place to predict from, a label as answer and foil.
+
+    Raises:
+        BadPrompts: A prompt has no image, or several, or its answer is none of the model's labels.
+        BadImage: An image cannot be read.
+        BadModelFolder: The model came without its image processor.
+    """
+    images = tuple(see_alone(model, prompt.images, f"prompt {i}") for i, prompt in enumerate(prompts))
+    answers, foils = (
+        [labels_of(model, getattr(prompt, name), f"prompt {i}: {name}") for i, prompt in enumerate(prompts)]
+        for name in ("answer", "foil")
+    )
+    tokens = torch.zeros(len(prompts), 1, dtype=torch.long)
+    batch = Batch(
+        tokens, torch.ones_like(tokens), {}, _table(answers), _table(foils), prompts, None, "right", images
     )
     return batch.to(model.cfg.device)
 

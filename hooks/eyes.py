@@ -230,8 +230,8 @@ def in_boxes(seen: Seen, boxes: Sequence[tuple[int, int, int, int]], where: str)
     """
     if seen.centers is None:
         raise BadSpan(
-            f"{where}: boxes cannot be found where the image's pieces form no grid that is known, or where a prompt has "
-            "several images; leave the prompt's boxes empty."
+            f"{where}: boxes cannot be found where the image's pieces form no grid that is known, or where a prompt "
+            "has several images; leave the prompt's boxes empty."
         )
     x, y = seen.centers.T
     inside = torch.zeros(len(x), dtype=torch.bool)

@@ -12,6 +12,7 @@ from ..errors import BadModelFolder, HubUnavailable, UnknownModel, nearest
 
 ORGANISMS = Path(__file__).resolve().parents[1] / "organisms"
 _PREFIX = "organism/"
+PART = "#tower"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -41,6 +42,20 @@ def available() -> tuple[ModelCard, ...]:
     return tuple(cards)
 
 
+def split_part(name: str) -> tuple[str, str]:
+    """Split a model's name from the part that is meant: `#tower`, or nothing.
+
+    >>> split_part("organism/vision#tower")
+    ('organism/vision', '#tower')
+    """
+    return (name.removesuffix(PART), PART) if name.endswith(PART) else (name, "")
+
+
+def digest_of_part(digest: str, part: str) -> str:
+    """Return what results of a part are filed under: the same weights as the whole model's, and other heads."""
+    return hashlib.sha256(f"{digest}{part}".encode()).hexdigest()[:16] if part else digest
+
+
 def find_model(name: str, *, code: bool = False) -> tuple[Path, str]:
     """Return the folder that holds a model, and the name to show for it.
 
@@ -49,14 +64,25 @@ def find_model(name: str, *, code: bool = False) -> tuple[Path, str]:
         code: Whether the Python files of a hub repository are fetched too.
     """
     shipped = {card.name: card.folder for card in available()}
+    name, part = split_part(name)
+    folder, shown = _find(name, shipped, code)
+    return folder, shown + part
+
+
+def _find(name: str, shipped: dict[str, Path], code: bool) -> tuple[Path, str]:
     if name in shipped:
         return shipped[name], name
     if name.startswith(_PREFIX) or not name:
         raise UnknownModel(f"no shipped model is called {name!r}.{nearest(name, shipped)}")
-    path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        is_folder, is_there = path.is_dir(), path.exists()
+    except (OSError, RuntimeError) as error:  # too long, not to be entered, a user without a home
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UnknownModel(f"{name[:200]!r} is no path that can be looked up: {why}.") from error
+    if is_folder:
         return path.resolve(), path.resolve().name
-    if path.exists():
+    if is_there:
         raise BadModelFolder(
             f"{name} is a file; give the folder that holds config.json and model.safetensors."
         )

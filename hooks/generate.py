@@ -23,6 +23,7 @@ from .intervene import intervene
 from .interventions import Intervention
 from .places import Places
 from .sampling import chooser, noise_of
+from .tower import bridge_of, reads_only_images
 from .turn import turn
 
 
@@ -107,6 +108,11 @@ def generate(
         HookNeverFired, NoEffect: an intervention did not intervene (see `intervene`).
         NonFinite: a logit is NaN or infinite; the message names prompt, new token, layer and head.
     """
+    given, model = model, bridge_of(model)
+    if reads_only_images(model):
+        raise BadOption(
+            f"{model.cfg.model_name} reads images and writes no text, so nothing can be generated."
+        )
     _check_options(max_new_tokens, temperature, stop, batch_size)
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
         raise BadOption(f"top_k is {top_k!r}; give a whole number of at least 1, or None for all tokens.")
@@ -115,7 +121,7 @@ def generate(
     noise = noise_of(whole.prompts, seed) if temperature else None
     ended = _end_tokens(model)
     done: list[Generation] = []
-    with intervene(model, interventions):
+    with intervene(given, interventions):
         for start in range(0, len(whole), batch_size):
             rows = slice(start, start + batch_size)
             batch = encode(model, whole.prompts[rows], padding_side="left")

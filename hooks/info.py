@@ -11,7 +11,9 @@ from weakref import WeakKeyDictionary
 import torch
 
 from .check import SelfCheck, edits_made_to_act, self_check
-from .find import weights_digest
+from .find import PART, digest_of_part, weights_digest
+from .tower import Tower
+from .tower_check import tower_check
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,9 @@ def describe(model: Any) -> ModelInfo:
     """
     cfg, known = model.cfg, _known.setdefault(model, _Known())
     parameter = next(model.original_model.parameters())
+    if known.digest is None and isinstance(model, Tower):
+        whole = describe(model.bridge)
+        known.folder, known.digest = whole.folder, digest_of_part(whole.digest, PART)
     if known.digest is None:
         known.digest = weights_digest(known.folder) if known.folder else _digest_tensors(model)
     return ModelInfo(
@@ -90,6 +95,9 @@ def checked(model: Any) -> SelfCheck:
     """Return the model's self-check, running it at the first call."""
     known = _known.setdefault(model, _Known())
     if known.check is None:
+        if isinstance(model, Tower):
+            known.check = tower_check(model)
+            return known.check
         known.check = self_check(model)
         if not known.check.pattern_edits and edits_made_to_act(model):
             known.check = self_check(model)

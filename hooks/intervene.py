@@ -21,6 +21,7 @@ from .passes import Passes
 from .points import POINTS, hook_name
 from .references import References
 from .site import window_of
+from .tower import Tower
 from .turn import Owner, open_blocks, refuse_others, registered, turn
 
 
@@ -123,7 +124,7 @@ class Run:
             if self._passes.now.batch is not None:
                 self.prepare(self._passes.now.batch)
         wanted = {(layer, one.at) for one in self.interventions if one.needs_clean for layer in one.in_layers}
-        if wanted:
+        if wanted and not (isinstance(self.model, Tower) and kwargs.get("pixel_values") is None):
             with paused(self.model):
                 run_clean(self.model, self._passes, wanted, args, kwargs)
 

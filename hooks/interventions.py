@@ -197,6 +197,8 @@ class Uniform(Intervention):
 
     def new_z(self, site: Site) -> Float[Tensor, "batch pos head d_head"]:
         values = site.values(self.in_layer(site.layer))
+        if site.spread is not None:
+            return site.spread(values)
         return running_mean(values, site.key_positions >= 0, site.z.shape[1], site.window)
 
 
@@ -209,6 +211,10 @@ class Mean(Intervention):
     kind: ClassVar[str] = "mean"
 
     def prepare(self, references: References, batch: Batch | None) -> None:
+        if self.by_position and getattr(references.model, "in_one_row", False):
+            raise BadOption(
+                f"{self}: positions in this tower are not known; average over them (by_position=False)."
+            )
         references.mean(self.reference, self.by_position)
 
     def defined(self, site: Site) -> Bool[Tensor, "batch pos"] | None:

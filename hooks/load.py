@@ -14,9 +14,10 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from ..errors import BadModelFolder, BadOption, NonFinite
-from .find import ModelCard, available, check_folder, find_model
+from .find import ModelCard, available, check_folder, find_model, split_part
 from .info import ModelInfo, checked, describe, remember
 from .own_code import own_code
+from .tower import tower
 from .vision_processor import give_processor, without_torchvision
 
 __all__ = ["ModelCard", "ModelInfo", "available", "describe", "load"]
@@ -39,7 +40,8 @@ def load(
     local cache. Only safetensors weights are read, and no code from a model's folder is run unless it is trusted.
 
     Args:
-        name: `organism/NAME`, a folder in Hugging Face form, or a hub id.
+        name: `organism/NAME`, a folder in Hugging Face form, or a hub id; with `#tower` behind it the part of the
+            model that sees (see `tower`).
         device: Where to put it; None for a GPU if there is one.
         dtype: Of the weights, such as `torch.bfloat16` or `"bfloat16"`; None for float32.
         n_devices: GPUs to spread whole layers over, where one cannot hold them; `device` must then be None.
@@ -50,6 +52,7 @@ def load(
         UnknownModel: there is no such organism, folder or repository.
         BadModelFolder: a file is missing or unusable, or is code that would have to run; the message names it.
         HubUnavailable: the model is not cached and the hub cannot be reached, or refuses.
+        MissingData: `#tower` of a model without an image tower that is known.
         NonFinite: a weight is NaN or infinite; the message names the tensor.
         BadOption: this machine lacks the device, or the dtype is none for weights.
         HookNeverFired, NoEffect: the self-check failed.
@@ -57,7 +60,9 @@ def load(
     name = os.fspath(name)
     device, dtype = _device(device), _dtype(dtype)
     spread = _spread(n_devices, device)
+    part = split_part(name)[1]
     folder, shown = find_model(name, code=trust_remote_code)
+    shown = shown.removesuffix(part)
     check_folder(folder, shown)
     with own_code(trust_remote_code, folder, shown):
         model = _boot(folder, shown, dtype, spread or {"device": device}, trust_remote_code)
@@ -67,7 +72,11 @@ def load(
     _check_weights(model, shown)
     remember(model, folder)
     checked(model)
-    return model
+    if not part:
+        return model
+    seeing: Any = tower(model)  # takes a bridge's place wherever heads are named and logits are read
+    checked(seeing)
+    return seeing
 
 
 def _boot(

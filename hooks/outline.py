@@ -10,10 +10,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig
 
 from ..errors import BadModelFolder
-from .find import check_folder, find_model
+from .find import check_folder, find_model, split_part
 from .info import remember
 from .load import no_network
 from .own_code import own_code
+from .tower import tower
 from .vision_processor import give_processor, without_torchvision
 
 
@@ -28,14 +29,17 @@ def outline(name: str, *, trust_remote_code: bool = False) -> TransformerBridge:
     Raises:
         UnknownModel, BadModelFolder, HubUnavailable: As for `load`.
     """
+    part = split_part(name)[1]
     folder, shown = find_model(name, code=trust_remote_code)
+    shown = shown.removesuffix(part)
     check_folder(folder, shown)
     with own_code(trust_remote_code, folder, shown):
         bridge = _read(folder, shown, trust_remote_code)
     give_processor(bridge, folder, shown)
     bridge.cfg.model_name = shown
     remember(bridge, folder)
-    return bridge
+    seeing: Any = tower(bridge) if part else bridge
+    return seeing
 
 
 def _read(folder: Path, shown: str, trusted: bool) -> TransformerBridge:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,6 +16,7 @@ from .encode import Batch
 from .forward import running_pass
 from .references import References
 from .site import Site, window_of
+from .tower import sees_pieces, spread_over_pieces
 
 
 @dataclass
@@ -59,9 +61,11 @@ class Passes:
         Raises:
             BadOption: positions cannot be known from this call.
         """
+        cache = kwargs.get("past_key_values")
+        if sees_pieces(self.model):
+            return self._enter_pieces(cache)
         ids = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
         assert isinstance(ids, Tensor), "the model was called without tokens"
-        cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         before = self._cached.get(cache) if past else None
         if past and (before is None or before.key_positions.shape[1] != past):
@@ -82,6 +86,14 @@ class Passes:
         self._n_queries = ids.shape[1]
         self.count += 1
         return before is None
+
+    def _enter_pieces(self, cache: Any) -> bool:
+        """Begin a pass in which heads read images; how many pieces these have shows when they are read."""
+        announced, nothing = running_pass(self.model), torch.zeros(0, 0, dtype=torch.long)
+        batch = announced.batch if announced is not None else self._given
+        self.now = History(batch, nothing.sum(1), nothing, announced.first_row if announced else 0)
+        self.count += 1
+        return not (cache is not None and cache.get_seq_length())
 
     def leave(self) -> None:
         """Forget the pass that ends."""
@@ -117,6 +129,8 @@ class Passes:
                 f"layer {layer} ran on its own inside intervene(...), where positions are not known."
             )
         v = now.values.get(layer)
+        if sees_pieces(self.model):
+            return self._site_of_pieces(layer, value, v, references, at, index)
         if v is not None and layer not in self._windows:
             self._windows[layer] = window_of(self.model, layer)
         n_columns = now.key_positions.shape[1]
@@ -139,6 +153,34 @@ class Passes:
             n_dropped=n_columns - shown,
             memory=now.memory.setdefault((index, layer), {}),
             shared=now.memory.setdefault((index, -1), {}),
+        )
+
+    def _site_of_pieces(
+        self, layer: int, value: Tensor, v: Tensor | None, references: References, at: str, index: int
+    ) -> Site:
+        """Describe a point of a tower: a row is an image, its pieces are all there at once and see one another."""
+        now = self.now
+        assert now is not None
+        n_rows, n_pieces = value.shape[0], value.shape[2 if at == "pattern" else 1]
+        positions = torch.arange(n_pieces, device=value.device).expand(n_rows, -1)
+        return Site(
+            layer=layer,
+            value=value,
+            v=v,
+            positions=positions,
+            key_positions=positions,
+            # No piece is the one that the next token is predicted from.
+            lengths=positions.new_full((n_rows,), n_pieces + 1),
+            batch=now.batch,
+            references=references,
+            at=at,
+            clean=now.clean.get((layer, at)),
+            first_row=now.first_row,
+            n_heads=int(self.model.cfg.n_heads),
+            memory=now.memory.setdefault((index, layer), {}),
+            shared=now.memory.setdefault((index, -1), {}),
+            spread=partial(spread_over_pieces, self.model, layer),
+            countable=not getattr(self.model, "in_one_row", False),
         )
 
     def _read(

@@ -19,7 +19,7 @@ class Places:
     """
 
     def __init__(self, model: Any, batch: Batch) -> None:
-        inner = getattr(model.original_model, "model", None)
+        inner: Any = getattr(model.original_model, "model", None)
         self._whole: Int[Tensor, "axis batch pos"] | None = None
         if not hasattr(inner, "get_rope_index"):
             return

@@ -13,6 +13,7 @@ from ..datasets.prompts import Prompt
 from ..errors import BadPrompts
 from .capture import capture_z
 from .encode import Batch, encode
+from .tower import sees_pieces
 
 CHUNK = 8
 
@@ -63,6 +64,8 @@ class References:
         batch = encode(self.model, prompts)  # on the model's device
         width = int(batch.lengths.max()) if by_position else 1
         total, count = None, torch.zeros(width, dtype=torch.float64)
+        if sees_pieces(self.model):
+            return self._mean_of_pieces(batch, by_position)
         for start in range(0, len(batch), CHUNK):
             rows = batch.rows(slice(start, start + CHUNK))
             real = rows.positions >= 0
@@ -78,7 +81,31 @@ class References:
         mean = total / count[:, None, None]
         return mean.to(device=self.model.cfg.device, dtype=self.model.cfg.dtype)
 
+    def _mean_of_pieces(self, batch: Batch, by_position: bool) -> Tensor:
+        """Average a tower's z over images, and over their pieces unless by position."""
+        if not any(batch.images):
+            raise BadPrompts("mean: no reference prompt has an image, and these heads read images.")
+        sums: Tensor | float = 0.0
+        count = 0
+        for start in range(0, len(batch), CHUNK):
+            rows = batch.rows(slice(start, start + CHUNK))
+            if not any(rows.images):
+                continue
+            with torch.no_grad():
+                z = capture_z(self.model, rows).double().cpu()  # layer image piece head d_head
+            sums, count = (
+                sums + (z.sum(1) if by_position else z.sum((1, 2))[:, None]),
+                count + z.shape[1] * (1 if by_position else z.shape[2]),
+            )
+        mean = torch.as_tensor(sums) / count
+        return mean.to(device=self.model.cfg.device, dtype=self.model.cfg.dtype)
+
     def _corrupted(self, batch: Batch) -> Tensor:
+        if sees_pieces(self.model):
+            raise BadPrompts(
+                f"resample: a corrupted text changes nothing of what {self.model.cfg.model_name} sees; use mean or "
+                "zero."
+            )
         other = batch.corrupted()
         for row, (own, paired) in enumerate(zip(batch.lengths.tolist(), other.lengths.tolist(), strict=True)):
             if own != paired:

@@ -24,6 +24,7 @@ from .info import describe
 from .places import Places
 from .points import kv_groups
 from .site import window_of
+from .tower import refuse_pieces
 from .turn import watching
 
 _CHUNK = 512  # tokens fed at a time: the model's own attention then holds 512 rows, not all
@@ -116,6 +117,7 @@ def read_rows(model: Any, prompt: Prompt | str, *, chunk: int = _CHUNK) -> Rows:
         NonFinite: A query, key or value is NaN or infinite; the message names layer, head and token.
         PromptTooLong: The prompt does not fit into the context.
     """
+    refuse_pieces(model, "attention between tokens")
     batch = encode(model, prompt, padding_side="right")
     n_layers = int(model.cfg.n_layers)
     cache = DynamicCache()

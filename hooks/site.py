@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import BadOption, BadSpan, nearest
 from .encode import Batch
+from .tower import sees_pieces
 
 if TYPE_CHECKING:
     from .references import References
@@ -37,6 +38,8 @@ class Site:
         first_row: Which of the prompts of the whole call the first row is.
         n_heads: Query heads of the layer; 0 where nobody said.
         n_dropped: Key columns that came before those shown: a sliding-window layer's cache drops keys that nobody sees.
+        spread: Averages values over the keys that each query sees, where that is not all earlier ones: in image towers.
+        countable: Whether positions say which token or piece stands where.
         memory: Kept for an intervention and layer from pass to pass of the same texts; empty at first.
         shared: The same for an intervention in all its layers.
     """
@@ -56,6 +59,8 @@ class Site:
     first_row: int = 0
     n_heads: int = 0
     n_dropped: int = 0
+    spread: Callable[[Tensor], Tensor] | None = None
+    countable: bool = True
     memory: dict[str, Any] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)
 
@@ -91,6 +96,11 @@ class Site:
         Raises:
             BadSpan: no batch is known, or it has no span of this name.
         """
+        if not self.countable:
+            raise BadOption(
+                f"keys={which!r}: this tower runs images of all sizes as one row, in an order of its own, so positions "
+                "in it are not known."
+            )
         if isinstance(which, str):
             return self._span(which, "keys")
         return at_positions(self.key_positions, self.lengths, which)
@@ -101,6 +111,8 @@ class Site:
         Raises:
             BadOption: there are fewer strengths than prompts.
         """
+        if self.spread is not None and isinstance(strength, tuple):
+            raise BadOption("heads that read images take one strength for all prompts, not one for each.")
         n_rows = len(self.lengths)
         each = strength if isinstance(strength, tuple) else (strength,) * (self.first_row + n_rows)
         if len(each) < self.first_row + n_rows:
@@ -121,8 +133,26 @@ class Site:
                 f"{what}={name!r}: no prompt has a span of this name.{nearest(name, self.batch.spans)}"
             )
         n_columns = self.n_dropped + self.key_positions.shape[1]
+        if self.spread is not None:
+            return self._pieces(self.batch, name)
         mask = self.batch.spans[name][:, :n_columns].to(self.key_positions.device)
         return torch.nn.functional.pad(mask, (0, n_columns - mask.shape[1]), value=False)[:, self.n_dropped :]
+
+    def _pieces(self, batch: Batch, name: str) -> Bool[Tensor, "image piece"]:
+        """Return a span of an image's pieces as a tower has them: with a class token in front, or without."""
+        n_images, n_pieces = self.positions.shape
+        flat = (
+            batch.spans[name][batch.spans["image"]]
+            if "image" in batch.spans
+            else torch.zeros(0, dtype=torch.bool)
+        )
+        mask = flat.reshape(n_images, -1) if self.countable and len(flat) % n_images == 0 else flat[None]
+        if mask.shape not in ((n_images, n_pieces), (n_images, n_pieces - 1)):
+            raise BadSpan(
+                f"span {name!r}: the text side is shown {len(flat)} pieces, where this tower has {n_images * n_pieces};"
+                " name positions, or leave them out."
+            )
+        return torch.nn.functional.pad(mask, (n_pieces - mask.shape[1], 0)).to(self.positions.device)
 
 
 def at_positions(
@@ -157,6 +187,8 @@ def window_of(model: Any, layer: int) -> int | None:
         BadOption: in this layer z is not a weighted mean of `hook_v` over earlier keys, so spreading attention evenly
             is not a running mean.
     """
+    if sees_pieces(model):
+        return None
     attn = model.blocks[layer].attn
     hf_attn = attn.original_component
     config = model.original_model.config

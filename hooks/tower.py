@@ -1,8 +1,8 @@
-"""The part of a model that sees, as a model of its own: its heads under their names, what the whole model says as output.
+"""The part of a model that sees, as a model of its own: its heads by their names, the whole model's logits as output.
 
-Of a model that reads and sees, `tower` gives the image tower. Its heads are `L0H0` and so on, counted in the tower; runs
-of it are runs of the whole model on prompts with images, so that what a change of a head does shows in the logits. A ViT
-is its own tower.
+Of a model that reads and sees, `tower` gives the image tower. Its heads are `L0H0` and so on, counted in the tower;
+runs of it are runs of the whole model on prompts with images, so that what a change of a head does shows in the logits.
+A ViT is its own tower.
 
 Positions of a tower are the pieces that an image is cut into, the class token where there is one first. A piece sees
 all pieces of its image: there is no order among them, and all belong to the `prefill` phase.
@@ -24,8 +24,7 @@ from transformer_lens.hook_points import HookPoint
 
 from ..errors import BadOption, MissingData
 from .attention import NAME, route
-
-PART = "#tower"
+from .find import PART
 
 _KEPT = "_headscope_tower"  # among the attributes of a bridge, so that it goes when the bridge goes
 
@@ -80,8 +79,8 @@ class Tower:
         if name.startswith("__"):
             raise AttributeError(name)
         raise NotOfTowers(
-            f"{name}: this asks for the text side of a model, and {self.cfg.model_name} is an image tower. What changes "
-            f"heads and looks at logits works on it; for the rest take {self.bridge.cfg.model_name}."
+            f"{name}: this asks for the text side of a model, and {self.cfg.model_name} is an image tower. What "
+            f"changes heads and looks at logits works on it; for the rest take {self.bridge.cfg.model_name}."
         )
 
     @contextmanager
@@ -246,18 +245,31 @@ def sees_pieces(model: Any) -> bool:
     return isinstance(model, Tower) or reads_only_images(model)
 
 
+def refuse_pieces(model: Any, what: str) -> None:
+    """Raise where something about tokens is asked of heads that read pieces of images.
+
+    Raises:
+        MissingData: They do; the message says which methods there are.
+    """
+    if sees_pieces(model):
+        raise MissingData(
+            f"{what}: the heads of {model.cfg.model_name} read pieces of images, not tokens; for them there are "
+            "leave-one-out, attention-distance, and interventions whose effect is read off the logits."
+        )
+
+
+def spread_over_pieces(
+    model: Any, layer: int, values: Float[Tensor, "image piece head d_head"]
+) -> Float[Tensor, "image piece head d_head"]:
+    """Return what evenly spread attention of a tower's or a ViT's layer makes of values."""
+    if isinstance(model, Tower):
+        return model.spread(layer, values)
+    return values.mean(1, keepdim=True).expand_as(values)
+
+
 def bridge_of(model: Any) -> Any:
     """Return the whole model that a tower belongs to; any other model as it is."""
     return model.bridge if isinstance(model, Tower) else model
-
-
-def split_part(name: str) -> tuple[str, str]:
-    """Split a model's name from the part that is meant: `#tower`, or nothing.
-
-    >>> split_part("organism/vision#tower")
-    ('organism/vision', '#tower')
-    """
-    return (name.removesuffix(PART), PART) if name.endswith(PART) else (name, "")
 
 
 def _parts(bridge: Any) -> Sequence[Module]:

@@ -23,6 +23,7 @@ from .interventions import Intervention
 from .lean import lean
 from .references import References
 from .site import site_of
+from .tower import sees_pieces
 from .turn import turn
 
 Kind = Callable[[tuple[Head, ...]], Intervention]
@@ -39,6 +40,8 @@ class Wave:
 
     def __init__(self, model: Any, batch: Batch, kind: Kind, references: References):
         self.model, self.batch, self.kind, self.references = model, batch, kind, references
+        if sees_pieces(model):
+            raise Unsupported("its heads read images, and runs that start in the middle are of texts")
         first = kind((Head(0, 0),))
         if first.at != "z":
             raise Unsupported(

@@ -62,9 +62,7 @@ class Planner:
             check_folder(folder, shown)
             shipped = "/" in shown
             digest = digest_of_part(self._weights(folder), part)
-            self._models[key] = ModelRef(
-                shown if shipped else f"{folder}{part}", shown, digest, step.dtype
-            )
+            self._models[key] = ModelRef(shown if shipped else f"{folder}{part}", shown, digest, step.dtype)
         return self._models[key]
 
     def outline(self, model: ModelRef) -> Any:

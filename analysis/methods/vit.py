@@ -1,7 +1,10 @@
-"""Heads of models that read only images: what is lost without each, and how far each looks."""
+"""Heads that read images, of a ViT or of the tower of a model that also reads: what is lost without each, and how far
+each looks.
+"""
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -10,11 +13,18 @@ from torch import Tensor
 
 from ...datasets.prompts import PromptSet
 from ...errors import BadOption, MissingData
+from ...hooks.encode import encode
+from ...hooks.forward import forward
+from ...hooks.heads import all_heads
+from ...hooks.intervene import intervene
+from ...hooks.interventions import zero
 from ...hooks.sweep import Progress
+from ...hooks.tower import Tower
 from ..registry import Measured, method
 from ..vision.rings import mean_distance, ring_profile
 from ..vision.vit import each_attention, without_each_head
 
+_ROWS = 16
 _PAPER = "Li et al. 2023, arXiv:2303.13731"
 
 
@@ -34,19 +44,23 @@ def leave_one_out(
     measure: Literal["probability", "jsd", "cls"] = "jsd",
     progress: Progress | None = None,
 ) -> Measured:
-    """Measure what an image model loses without a head (z := 0).
+    """Measure what an image model, or a model that sees and reads, loses without a head of its image part (z := 0).
 
     Formula: `probability`: p(y) − p_without(y), y the image's label if the model has it, else the predicted class.
         `jsd`: Jensen-Shannon divergence of the class probabilities, in nats. `cls`: 1 − cosine between the CLS
-        embeddings that enter the classifier.
+        embeddings that enter the classifier. For a tower (`NAME#tower`) the probabilities are those of the token after
+        the prompt, y is the first token of the answer if there is one, and there is no `cls`.
     Direction: higher means that more changes. `probability` is negative where the head argued against the class.
     Shape and unit: one number per image and head.
     Reference: Li et al. 2023, arXiv:2303.13731 (abstract read; the three measures are remembered, their formulas ours).
 
     Raises:
-        MissingData: The model reads text, or a prompt has no image.
+        MissingData: The heads read text, or a prompt has no image.
+        BadOption: `cls` of a tower.
     """
     images = _images(prompts)
+    if isinstance(model, Tower):
+        return _of_tower(model, prompts, measure, progress)
     shape = (len(images), int(model.cfg.n_layers), int(model.cfg.n_heads))
     samples, named, n_named = np.full(shape, np.nan), _labels(model), 0
     chosen = torch.zeros(len(images), dtype=torch.long)
@@ -89,7 +103,7 @@ def attention_distance(model: Any, prompts: PromptSet, *, progress: Progress | N
     Reference: Li et al. 2023, arXiv:2303.13731 (abstract read; the mean over rings is ours).
 
     Raises:
-        MissingData: The model reads text, a prompt has no image, or the pieces form no square.
+        MissingData: The heads read text, a prompt has no image, or the pieces form no square.
         BadOption: The model has a single piece.
     """
     images = _images(prompts)
@@ -98,13 +112,15 @@ def attention_distance(model: Any, prompts: PromptSet, *, progress: Progress | N
 
     def visit(layer: int, rows: list[int], pattern: Tensor) -> None:
         nonlocal side
-        n_pieces = pattern.shape[-1] - 1
-        side = round(n_pieces**0.5)
+        # The towers of some models have no class token in front.
+        first = 0 if isqrt(pattern.shape[-1]) ** 2 == pattern.shape[-1] else 1
+        n_pieces = pattern.shape[-1] - first
+        side = isqrt(n_pieces)
         if side * side != n_pieces:
             raise MissingData(
                 f"{model.cfg.model_name} cuts images into {n_pieces} pieces, which form no square."
             )
-        profile = ring_profile(pattern[..., 1:, 1:]).double().cpu().numpy()
+        profile = ring_profile(pattern[..., first:, first:]).double().cpu().numpy()
         samples[rows, layer] = mean_distance(profile)
         if progress and layer == shape[1] - 1:
             progress(rows[-1] + 1, len(images))
@@ -115,6 +131,31 @@ def attention_distance(model: Any, prompts: PromptSet, *, progress: Progress | N
     even = torch.full((side**2, side**2), 1 / side**2)
     chance = float(mean_distance(ring_profile(even).numpy()))
     return Measured(samples, np.full(len(images), chance))
+
+
+@torch.no_grad()
+def _of_tower(model: Tower, prompts: PromptSet, measure: str, progress: Progress | None) -> Measured:
+    """Measure what the text side says without each head of a tower."""
+    if measure == "cls":
+        raise BadOption("leave-one-out: measure=cls is of classifiers; a tower has probability and jsd.")
+    heads = all_heads(model)
+    samples, n_answers = np.full((len(prompts), int(model.cfg.n_layers), int(model.cfg.n_heads)), np.nan), 0
+    for start in range(0, len(prompts), _ROWS):
+        batch = encode(model, prompts.prompts[start : start + _ROWS])
+        rows = slice(start, start + len(batch))
+        whole = forward(model, batch, logits_at="last")[:, 0].double().softmax(-1)
+        answers = batch.answer_ids[:, 0]
+        n_answers += int((answers >= 0).sum())
+        chosen = torch.where(answers >= 0, answers, whole.argmax(-1))[:, None]
+        for head in heads:
+            with intervene(model, zero(head), batch):
+                p = forward(model, batch, logits_at="last")[:, 0].double().softmax(-1)
+            value = (whole - p).gather(1, chosen)[:, 0] if measure == "probability" else _jsd(whole, p)
+            samples[rows, head.layer, head.index] = value.cpu().numpy()
+        if progress:
+            progress(rows.stop, len(prompts))
+    note = f"The token is the answer's for {n_answers} of {len(prompts)} prompts, for the others the likeliest one."
+    return Measured(samples, None, (note,) if measure == "probability" else ())
 
 
 def _images(prompts: PromptSet) -> list[str]:

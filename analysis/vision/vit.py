@@ -12,6 +12,8 @@ from torch import Tensor
 from ...datasets.images import open_image
 from ...errors import HookNeverFired, MissingData
 from ...hooks.check import reads_only_images
+from ...hooks.eyes import Eyes, stack
+from ...hooks.tower import Tower
 from ...hooks.turn import watching
 
 _ROWS = 32
@@ -44,7 +46,13 @@ def each_attention(
 
     Raises:
         HookNeverFired: A layer shows no pattern.
+        MissingData: The images of a call share one row of this tower.
     """
+    if getattr(model, "in_one_row", False):
+        raise MissingData(
+            f"{model.cfg.model_name} runs images as one row, whose attention comes by image or window in an order of "
+            "its own; where its heads look on the picture is not known."
+        )
     n_layers = int(model.cfg.n_layers)
     for rows in _some(len(images)):
         seen: set[int] = set()
@@ -52,15 +60,31 @@ def each_attention(
         def show(layer: int, rows: list[int] = rows, seen: set[int] = seen) -> Any:
             def hook_fn(pattern: Tensor, hook: Any) -> None:
                 seen.add(layer)
+                if len(pattern) != len(rows):
+                    raise MissingData(
+                        f"{model.cfg.model_name} cuts an image into parts that it sees one by one; where its heads "
+                        "look on the whole picture is not known."
+                    )
                 visit(layer, rows, pattern.detach().float().clone())
 
             return hook_fn
 
         hooks = [(f"blocks.{layer}.attn.hook_pattern", show(layer)) for layer in range(n_layers)]
         with watching(model, hooks):
-            model(pixels(model, [images[row] for row in rows]))
+            _look(model, [images[row] for row in rows])
         if missing := sorted(set(range(n_layers)) - seen):
             raise HookNeverFired(f"{model.cfg.model_name}: hook_pattern of layers {missing} did not fire.")
+
+
+def _look(model: Any, images: Sequence[str]) -> None:
+    """Run the part of a model that sees on pictures."""
+    if not isinstance(model, Tower):
+        model(pixels(model, images))
+        return
+    eyes = Eyes.of(model.bridge)
+    assert eyes is not None, "a tower was checked without its image processor"
+    inputs = stack([eyes.see([image], f"image {index}") for index, image in enumerate(images)])
+    model.features({name: value.to(model.cfg.device) for name, value in inputs.items()})
 
 
 @torch.no_grad()
