@@ -344,7 +344,8 @@ class _Layer:
         if self.cap > 0:
             scores = self.cap * torch.tanh(scores / self.cap)
         mask = self.mask[rows] if self.mask.shape[0] > 1 else self.mask
-        pattern = (scores + mask).float().softmax(-1).to(v)
+        # Added in float32: in float16 the sum with the lowest number is -inf, and a row of padding would become NaN.
+        pattern = (scores.float() + mask).softmax(-1).to(v)
         return torch.matmul(torch.matmul(pattern, v), self.out[chosen])
 
     def _turn(self, x: Tensor, rows: Tensor, slot: str) -> Tensor:

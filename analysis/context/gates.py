@@ -132,10 +132,12 @@ def gated(
 
     def mix(layer: int) -> Any:
         def hook_fn(pattern: Tensor, hook: Any) -> Tensor:
-            near = pattern * kept.to(pattern.device)
+            # In float32, since float16 takes the smallest sum for 0 and rows of padding would become NaN.
+            wide = pattern.float()
+            near = wide * kept.to(wide.device)
             near = near / near.sum(-1, keepdim=True).clamp_min(1e-30)
-            gate = gates[layer].to(pattern).repeat_interleave(size)[None, :, None, None]
-            return gate * pattern + (1 - gate) * near
+            gate = gates[layer].to(wide).repeat_interleave(size)[None, :, None, None]
+            return (gate * wide + (1 - gate) * near).to(pattern)
 
         return hook_fn
 
