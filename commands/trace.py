@@ -50,16 +50,14 @@ def trace(
         }
         return show_plan(as_json, **plan, seed=seed, out=out)
     with working(f"trace {model}"):
-        from ..analysis.score import default_prompts
+        from ..analysis.vision.tracing import about_objects
         from ..analysis.vision.tracing import trace as run
         from ..hooks.info import describe
         from ..hooks.load import load
 
         bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         if prompts is None:
-            # Half of the questions are about shapes that are not there, which have no box.
-            made = default_prompts(bridge, data, seed, n=4 * n)
-            prompts = made.filter(lambda prompt: bool(prompt.boxes.get("object")))[:n]
+            prompts = about_objects(bridge, data, n, seed)
         found = run(bridge, prompts, sigma=sigma, min_gap=min_gap, seed=seed, progress=progress_line())
         short = describe(bridge).name.rsplit("/", 1)[-1]
         folder = found.save(out / f"trace-{short}-{prompts.digest[:8]}-{sigma:g}-{seed}")

@@ -20,6 +20,7 @@ from ...hooks.encode import Batch, encode
 from ...hooks.eyes import Seen
 from ...hooks.forward import forward
 from ...hooks.turn import watching
+from ..defaults import default_prompts
 from ..figures.tracing import tracing_figure
 from ..files import write_atomically, write_json, write_table
 from ..statistics import bootstrap_mean
@@ -180,6 +181,15 @@ def trace(
         prompts.name,
         seed,
     )
+
+
+def about_objects(model: Any, kind: str, n: int, seed: int = 0) -> PromptSet:
+    """Make questions about objects that are there; see `default_prompts` for the kinds.
+
+    Half of the questions whether something is there are about shapes that are not, which have no box.
+    """
+    made = default_prompts(model, kind, seed, n=4 * n)
+    return made.filter(lambda prompt: bool(prompt.boxes.get("object")))[:n]
 
 
 def noised(batch: Batch, sigma: float, seeds: list[int]) -> Batch:

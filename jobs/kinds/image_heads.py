@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -10,12 +9,10 @@ from typing import ClassVar, Literal
 import pandas as pd
 from pydantic import Field
 
-from ...analysis.files import write_atomically
 from ...analysis.vision.image_heads import image_heads
 from ..planner import Planner
 from ..steps import Data, Found, Inputs, Step, Task, Unit, kind
-
-_PAGE = "image_heads.html"
+from ..studies import kept, put_together, short_name
 
 
 @kind("image-heads")
@@ -34,9 +31,10 @@ class ImageHeadsStep(Step):
         """Plan one unit, since maps of all images are grouped together."""
         model = at.model(self)
         prompts = at.prompts(self.data, default="pictures", model=model, seed=self.seed)
-        short = model.name.rstrip("/").split("/")[-1]
         params = {"n_clusters": self.n_clusters}
-        yield at.task(self, f"image-heads-{short}", model=model, params=params, data=[prompts])
+        yield at.task(
+            self, f"image-heads-{short_name(model.name)}", model=model, params=params, data=[prompts]
+        )
 
     def run(self, unit: Unit, model: object, inputs: Inputs) -> Found:
         """Read the pictures."""
@@ -45,16 +43,10 @@ class ImageHeadsStep(Step):
             model, [one.image for one in prompts], n_clusters=unit.task.params["n_clusters"], seed=unit.task.seed,
             progress=inputs.progress,
         )  # fmt: skip
-        with tempfile.TemporaryDirectory() as folder:
-            page = (found.save(folder) / _PAGE).read_text(encoding="utf-8")
-        return Found(found.table(), {"page": page})
+        return kept(found, typical=[list(one) for one in found.kinds.typical])
 
     def assemble(
         self, task: Task, found: Sequence[Found | None], inputs: Inputs, folder: Path
     ) -> pd.DataFrame | None:
-        """Write the page with the figures."""
-        [one] = found
-        if one is None:
-            return None
-        write_atomically(folder / _PAGE, one.meta["page"])
-        return one.table.assign(model=task.model.name if task.model else "")
+        """Write a row a head, and the figure."""
+        return put_together(task, found, folder, "image_heads")
