@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..hooks.tower import sees_pieces
+from ..hooks.tower import Tower
 from .registry import methods
 
 _IMAGES, _ABOUT_IMAGES = "pictures", "scenes"  # kinds of prompts: images alone, and images with a question
@@ -29,6 +29,7 @@ def fitting_methods(model: Any) -> tuple[str, ...]:
     Args:
         model: The bridge.
     """
-    has_text, has_eyes = not sees_pieces(model), sees_images(model)
+    has_text = model.tokenizer is not None and not isinstance(model, Tower)
+    has_eyes = sees_images(model)
     fits = {_IMAGES: not has_text, _ABOUT_IMAGES: has_text and has_eyes}
     return tuple(name for name, method in methods().items() if fits.get(method.data, has_text))

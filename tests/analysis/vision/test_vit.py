@@ -13,7 +13,7 @@ from headscope.analysis.vision.pattern_kinds import pattern_kinds
 from headscope.analysis.vision.rings import distances, mean_distance, ring_profile
 from headscope.analysis.vision.vit import each_attention, pixels
 from headscope.datasets.prompts import Prompt, PromptSet
-from headscope.errors import BadModelFolder, BadOption, EmptyPromptSet, MissingData
+from headscope.errors import BadOption, BadPrompts, EmptyPromptSet, MissingData
 from headscope.hooks.encode import encode
 
 
@@ -123,9 +123,9 @@ def test_kinds_of_attention_are_found_and_shown_by_a_typical_map():
 
 
 def test_models_of_images_alone_and_methods_of_text_are_told_apart(vit, tiny, pictures):
-    with pytest.raises(MissingData, match="reads images alone"):
+    with pytest.raises(MissingData, match="read pieces of images, not tokens"):
         score(vit, "induction")
-    with pytest.raises(BadModelFolder, match="without a tokenizer"):
+    with pytest.raises(BadPrompts, match="prompt 0 has 0 images"):
         encode(vit, ["a cat"])
     with pytest.raises(MissingData, match="no model of images alone"):
         score(tiny("llama"), "leave-one-out", pictures)
