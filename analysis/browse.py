@@ -131,9 +131,12 @@ def inside(root: str | Path, name: str) -> Path:
     refusal = BadRun(f"{name!r} is not a run in the folder of runs. Choose one from the list.")
     if not name or "\0" in name or Path(name).is_absolute():
         raise refusal
-    path = (root / name).resolve()
-    if path == root or not path.is_relative_to(root) or path != root / name or not path.is_dir():
-        raise refusal
+    try:
+        path = (root / name).resolve()
+        if path == root or not path.is_relative_to(root) or path != root / name or not path.is_dir():
+            raise refusal
+    except (OSError, RuntimeError) as error:  # too long a name, or links in a circle
+        raise refusal from error
     return path
 
 

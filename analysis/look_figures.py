@@ -143,7 +143,8 @@ def lines_data(looks: Looks, heads: Iterable[Head], token: int | None = None) ->
         }
         for head in heads
     ]
-    return {"tokens": [printable(token) for token in looks.tokens[first:stop]], "first": first, "chosen": token, "heads": found}
+    tokens = [printable(token) for token in looks.tokens[first:stop]]
+    return {"tokens": tokens, "first": first, "chosen": token, "heads": found}
 
 
 def _rounded(weights: Float[np.ndarray, " pos"]) -> list[float]:

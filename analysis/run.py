@@ -31,6 +31,7 @@ from ..errors import BadRun
 from ..hooks.info import describe
 from .attention import Attention, attend
 from .files import jsonable, publish_folder, read_json, write_json
+from .links import refuse_links
 from .report import Part, write_report
 from .scores import HeadScores
 from .verify import Verification
@@ -177,11 +178,12 @@ def load_run(folder: str | Path) -> Run:
     """Read what `save_run` wrote.
 
     Raises:
-        BadRun: The folder is no run, lacks a file, or was changed.
+        BadRun: The folder is no run, lacks a file, was changed, or holds a link.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise BadRun(f"{folder}: no such folder. Give a run folder, such as runs/{'<name>-<digest>'}.")
+    refuse_links(folder)
     manifest = read_json(folder / "manifest.json")
     if manifest.get("format") != _FORMAT:
         raise BadRun(f"{folder}: not a run of this version (format {manifest.get('format')!r}). Score again.")

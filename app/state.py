@@ -32,15 +32,15 @@ import streamlit as st
 from headscope.analysis.stated import start_head
 from headscope.app import models
 from headscope.datasets.prompts import Prompt
-from headscope.errors import HeadscopeError, nearest
-from headscope.hooks.find import available
+from headscope.errors import HeadscopeError, HubUnavailable, nearest
+from headscope.hooks.find import available, find_model
 from headscope.hooks.heads import Head
 from headscope.hooks.info import ModelInfo
 
 PREFERRED = ("organism/text", "organism/planted")
 LONGEST_IN_URL = 4000  # characters of prompt; browsers and proxies refuse much longer addresses
 
-_NOTICES, _SHOWN, _PAGES = "_notices", "_model_shown", "_pages"
+_NOTICES, _SHOWN, _PAGES, _TYPED = "_notices", "_model_shown", "_pages", "_models_typed"
 
 
 def default_model() -> str:
@@ -106,6 +106,7 @@ def set_prompt(text: str) -> None:
 def set_model(name: str) -> None:
     """Show another model; for callbacks. An example prompt gives way to the new model's first one."""
     if name:
+        st.session_state.setdefault(_TYPED, set()).add(name)
         st.session_state["model"] = name
 
 
@@ -168,12 +169,36 @@ def first_prompt() -> str:
 
 def _loadable(name: str) -> str:
     """Return the name if it can be loaded; otherwise the default, and say why."""
+    if name not in st.session_state.get(_TYPED, ()) and _would_be_fetched(name):
+        notice(
+            f"The address asks for {name}, which is not on this machine. An address fetches nothing: type the name "
+            f"under Another model to fetch it from the hub. Shown instead: {default_model()}."
+        )
+        return default_model()
     try:
         models.info(models.Choice(name))
     except HeadscopeError as error:
         notice(f"{error} Shown instead: {default_model()}.")
         return default_model()
     return name
+
+
+def _would_be_fetched(name: str) -> bool:
+    """Whether loading the model would ask the hub for its files."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    from headscope.hooks.load import no_network
+
+    try:
+        with no_network():
+            find_model(name)
+    except HubUnavailable:
+        return True
+    except HeadscopeError:  # whoever loads it says what is wrong
+        return False
+    return False
 
 
 def _in_range(key: str, count: int, first: int, name: str) -> int:

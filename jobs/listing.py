@@ -10,6 +10,7 @@ from typing import Any
 
 from ..analysis.browse import list_runs
 from ..analysis.files import read_json
+from ..analysis.links import refuse_links
 from ..analysis.run import Run, load_run
 from ..errors import BadRun, HeadscopeError, nearest
 
@@ -153,9 +154,10 @@ def open_folder(folder: str | Path) -> Opened:
     """Open a run, or a job with those of its results that are scores.
 
     Raises:
-        BadRun: The folder is neither.
+        BadRun: The folder is neither, or holds a link.
     """
     folder = Path(folder)
+    refuse_links(folder)
     manifest = read_json(folder / "manifest.json")
     if not is_job(manifest):
         return Opened(folder, manifest, (load_run(folder),))

@@ -33,6 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..analysis.files import jsonable, read_json, write_atomically, write_json
+from ..analysis.links import refuse_links
 from ..datasets.prompts import PromptSet
 from ..errors import BadRun
 from .spec import Job
@@ -47,10 +48,11 @@ class DamagedUnit(BadRun):
 
 
 class JobStore:
-    """The folder of one job. Any number of processes may use it at the same time."""
+    """The folder of one job. Any number of processes may use it at the same time. No link in it is followed."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        refuse_links(self.folder)
 
     @classmethod
     def open(cls, folder: str | Path) -> JobStore:

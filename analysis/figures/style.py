@@ -123,7 +123,7 @@ def plain(text: object) -> str:
 
 
 def visible(token: str) -> str:
-    """Show the white space in a token: an outer blank as `·`, a line break as `↵`, a tab as `⇥`; others by their codes."""
+    """Show the white space in a token: an outer blank as `·`, a break as `↵`, a tab as `⇥`, others by code."""
     core = token.strip(" ")
     left = len(token) - len(token.lstrip(" "))
     right = len(token) - left - len(core) if core else 0
