@@ -60,7 +60,7 @@ class Watched:
             found[f"mode of {name}"] = d["training"]
             for kind in ("_parameters", "_buffers"):
                 for key, one in d[kind].items():
-                    if one is not None:
+                    if one is not None and not one.is_meta:  # an outline has no numbers
                         wide = one.detach().double()
                         found[f"{name}.{key}"] = (
                             float(wide.sum()),
