@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .hooks.reweight import act, reweight, split_softmax
     from .hooks.steering import add, replay
     from .hooks.sweep import sweep
+    from .hooks.tower import tower
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ _HOME = {
     "Directions": "hooks.directions",
     "generate": "hooks.generate",
     "sweep": "hooks.sweep",
+    "tower": "hooks.tower",
     "methods": "analysis.registry",
     "score": "analysis.score",
     "HeadScores": "analysis.scores",
@@ -80,6 +82,7 @@ __all__ = [
     "Directions",
     "generate",
     "sweep",
+    "tower",
     "methods",
     "score",
     "HeadScores",

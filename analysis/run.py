@@ -28,7 +28,9 @@ import numpy as np
 
 from ..datasets.prompts import PromptSet
 from ..errors import BadRun
+from ..hooks.find import split_part
 from ..hooks.info import describe
+from ..hooks.tower import sees_pieces
 from .attention import Attention, attend
 from .files import jsonable, publish_folder, read_json, write_json
 from .links import refuse_links
@@ -205,9 +207,11 @@ def load_run(folder: str | Path) -> Run:
 
 
 def first_attention(model: Any, scores: HeadScores, prompts: PromptSet, k: int = 3) -> Attention | None:
-    """Capture the attention of the first heads on the first prompt that counted; None if no head has a score."""
+    """Capture the attention of the first heads on the first prompt that counted; None if no head has a score, or where
+    heads read images and not tokens.
+    """
     table = scores.table().dropna(subset=["score"])
-    if not len(table) or not len(prompts):
+    if not len(table) or not len(prompts) or sees_pieces(model):
         return None
     counted = 0
     if scores.samples is not None:
@@ -242,7 +246,7 @@ def facts_of(model: Any) -> dict[str, Any]:
         },
         "dtype": str(info.dtype).removeprefix("torch."),
         "device": str(info.device),
-        "load": info.name if shipped else str(info.folder),
+        "load": info.name if shipped else f"{info.folder}{split_part(info.name)[1]}",
     }
 
 

@@ -67,7 +67,8 @@ def generate(
         typer.Option(metavar="NAME=START:STOP", help="Letters of the prompt that have a name; repeatable."),
     ] = None,
     image: Annotated[
-        str | None, typer.Option(metavar="FILE|scene:...", help="A picture that every prompt is about.")
+        list[str] | None,
+        typer.Option(metavar="FILE|scene:...", help="A picture that every prompt is about; repeatable."),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 20,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
@@ -82,13 +83,15 @@ def generate(
 
     Example: headscope generate -m organism/planted -p "apple banana orange apple" --ablate L2H1
 
+    Heads of the part of a model that sees are changed under its name with `#tower`: -m organism/vision#tower.
+
     With --how resample a head writes what it writes on the prompt's --corrupted text, which has as many tokens.
     """
     with working():
         from ..analysis.changes import read_positions
         from ..analysis.direct import FLOWS, flowing
 
-        prompts = marked_prompts(prompt, corrupted or (), span or (), image or "")
+        prompts = marked_prompts(prompt, corrupted or (), span or (), "\n".join(image or ()))
         where = read_positions(positions or "")
         changes = interventions(ablate, how, scale or (), phase, prompts, where)
         one_of(flow, FLOWS, "--flow")

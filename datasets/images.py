@@ -28,9 +28,9 @@ def open_image(image: str, where: str = "image") -> Image.Image:
     if image.startswith("scene:"):
         return Scene.parse(image).draw()
     path = Path(image).expanduser()
-    if not path.is_file():
+    size = file_size(path)
+    if size is None:
         raise BadImage(f"{where}: there is no image file {image[:200]!r}.")
-    size = path.stat().st_size
     if size > MAX_MB * 1e6:
         raise BadImage(f"{where}: {image[:200]!r} has {size / 1e6:.0f} MB; at most {MAX_MB} MB are read.")
     try:
@@ -44,8 +44,17 @@ def open_image(image: str, where: str = "image") -> Image.Image:
                         f"{where}: {image[:200]!r} is {width} x {height} pixels; at most {MAX_PIXELS:,} pixels are "
                         "read. Make it smaller."
                     )
+                if opened.mode == "F":
+                    raise BadImage(
+                        f"{where}: the pixels of {image[:200]!r} are floating-point numbers, of which nobody says how "
+                        "bright they are; save it with 8 or 16 bits."
+                    )
                 return _rgb(opened)
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise BadImage(
+            f"{where}: {image[:200]!r} is too large: at most {MAX_PIXELS:,} pixels are read. Make it smaller."
+        ) from error
+    except UnidentifiedImageError as error:
         raise BadImage(
             f"{where}: {image[:200]!r} is not an image that can be read; give {', '.join(FORMATS)}."
         ) from error
@@ -55,6 +64,14 @@ def open_image(image: str, where: str = "image") -> Image.Image:
         ValueError,
     ) as error:  # what Pillow raises for damaged files of every format
         raise BadImage(f"{where}: {image[:200]!r} is damaged or cut short: {error}.") from error
+
+
+def file_size(path: Path) -> int | None:
+    """Return how many bytes a file has; None where there is no such file, or no file can have such a name."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError):
+        return None
 
 
 def _rgb(opened: Image.Image) -> Image.Image:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from ..datasets.images import open_image
+from ..datasets.images import file_size, open_image
 from ..errors import BadImage, BadPrompts, BadSpan
 
 # Of what a processor returns, what is about the text and not about the image.
@@ -100,7 +100,7 @@ class Eyes:
     def _see(self, image: str, where: str) -> Seen:
         """Read an image; one that was read lately, and has not changed on disk, is not read again."""
         path = None if image.startswith("scene:") else Path(image).expanduser()
-        key = (image, path.stat().st_mtime_ns if path is not None and path.is_file() else 0)
+        key = (image, path.stat().st_mtime_ns if path is not None and file_size(path) is not None else 0)
         kept = _kept.setdefault(self.processor, OrderedDict())
         if key not in kept:
             kept[key] = self._read(image, where)

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..datasets.prompts import Prompt, PromptSet
-from ..errors import BadOption, NonFinite, PromptTooLong
+from ..errors import BadOption, BadPrompts, NonFinite, PromptTooLong
 from .decoding import Decoding
 from .encode import Batch, encode
 from .faults import advice, first_fault
@@ -105,6 +105,7 @@ def generate(
         EmptyPromptSet: there are no prompts.
         PromptTooLong: a prompt with its continuation would not fit the context.
         BadOption: a value is out of range.
+        BadPrompts: a prompt ends with an image.
         HookNeverFired, NoEffect: an intervention did not intervene (see `intervene`).
         NonFinite: a logit is NaN or infinite; the message names prompt, new token, layer and head.
     """
@@ -118,6 +119,7 @@ def generate(
         raise BadOption(f"top_k is {top_k!r}; give a whole number of at least 1, or None for all tokens.")
     whole = encode(model, prompts, padding_side="left")
     check_lengths(model, whole, max_new_tokens)
+    _refuse_images_at_the_end(whole)
     noise = noise_of(whole.prompts, seed) if temperature else None
     ended = _end_tokens(model)
     done: list[Generation] = []
@@ -247,6 +249,15 @@ def _check_options(max_new_tokens: int, temperature: float, stop: str | None, ba
         )
     if stop == "":
         raise BadOption("stop is an empty string, which every text contains; give a text, or None.")
+
+
+def _refuse_images_at_the_end(batch: Batch) -> None:
+    """The last token is fed alone, and an image's pieces cannot be fed apart from one another."""
+    if batch.images and bool((last := batch.spans["image"][:, -1]).any()):
+        raise BadPrompts(
+            f"prompt {int(last.nonzero()[0])} ends with its image; let its text go on behind the image, with a word or "
+            "a sign, and the model with that."
+        )
 
 
 def check_lengths(model: Any, batch: Batch, max_new_tokens: int) -> None:
