@@ -67,7 +67,8 @@ class Concept:
             f"{self.data.name} (n={int(clean.n)}): {clean.mentions:.2f} words of the concept in a text, "
             f"{clean['words']:.1f} words in all."
         ]
-        for (gain, k), rows in self.rows[self.rows.arm != CLEAN].groupby(["gain", "k"]):  # pyright: ignore[reportGeneralTypeIssues]
+        changed: Any = self.rows[self.rows.arm != CLEAN]
+        for (gain, k), rows in changed.groupby(["gain", "k"]):
             top, others = (rows[rows.arm == arm] for arm in (TOP, RANDOM))
             one = top.iloc[0]
             heads = ", ".join(map(str, self.scores.top(int(k))))

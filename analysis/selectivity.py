@@ -64,7 +64,7 @@ class Selectivity:
 
     def curve(self, split: str = TEST, arm: str = TOP) -> pd.DataFrame:
         """Return what each task (column) loses by k (row); and the mean over the tasks that are asked about."""
-        rows = self.rows[(self.rows["split"] == split) & (self.rows.arm == arm)]
+        rows: Any = self.rows[(self.rows["split"] == split) & (self.rows.arm == arm)]
         wide = rows.pivot(index="k", columns="task", values="cost")
         names = {role: list(dict.fromkeys(rows[rows.role == role].task)) for role in (ASKED, SPARED)}
         wide.insert(0, "mean asked", wide[names[ASKED]].mean(axis=1))
@@ -79,7 +79,7 @@ class Selectivity:
                 f"No k up to {len(self.heads)} costs {100 * self.at_least:g} points on average in training (at most "
                 f"{100 * most:.0f}), so none is chosen."
             )
-        own = self.rows[(self.rows["split"] == TEST) & (self.rows.k == self.k)]
+        own: Any = self.rows[(self.rows["split"] == TEST) & (self.rows.k == self.k)]
         top, others = (own[own.arm == arm].set_index("task") for arm in (TOP, "same-layers"))
         asked, spared = (top[top.role == role] for role in (ASKED, SPARED))
         random = others[others.role == ASKED].cost
@@ -198,7 +198,8 @@ def selectivity(
         cost = {"cost": 0 - summary["effect"], "low": 0 - summary["high"], "high": 0 - summary["low"]}
         parts.append(part.assign(clean=found.baseline, value=summary["value"], **cost))
     rows = pd.concat(parts, ignore_index=True)
-    means = rows[rows["split"] == TRAIN].groupby("k").cost.mean()
+    chosen_on: Any = rows[rows["split"] == TRAIN]
+    means = chosen_on.groupby("k").cost.mean()
     enough = [int(size) for size in sizes if means[size] >= at_least - 1e-9]
     info = describe(model)
     return Selectivity(
@@ -211,7 +212,7 @@ def _name(how: Callable[..., Any]) -> str:
     return {"zero": "Zeroing", "uniform": "Uniform attention"}.get(getattr(how, "__name__", ""), "A change")
 
 
-def _list(rows: pd.DataFrame) -> str:
+def _list(rows: Any) -> str:
     costs = [
         f"{task} {100 * row.cost:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
         for task, row in rows.iterrows()

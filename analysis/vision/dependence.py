@@ -83,5 +83,8 @@ def token_dependence(
 
 def dependence_figure(table: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     """Draw one prompt's tokens as bars, in the order in which they are written."""
-    labels = [f"{row.position + 1}: {str(row.token).strip()}" for row in table.itertuples(index=False)]
+    labels = [
+        f"{place + 1}: {str(token).strip()}"
+        for place, token in zip(table["position"], table["token"], strict=True)
+    ]
     return value_bars(labels, table.t_vhd.tolist(), name="T-VHD", dark=dark)

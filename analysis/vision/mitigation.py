@@ -70,9 +70,9 @@ class Mitigation:
         )
 
     def _conclusion(self, arm: str) -> str:
-        rows = self.rows
+        rows: Any = self.rows
         at_rest = (rows.arm == CHOSEN) & (rows.strength == self.method.neutral)
-        asked = float(min(rows[rows.arm == arm].strength, key=lambda s: abs(s - self.method.published)))
+        asked = min(rows[rows.arm == arm].strength.tolist(), key=lambda s: abs(s - self.method.published))
         here = (rows.arm == arm) & (rows.strength == asked)
         clean, at = rows[at_rest].iloc[0], rows[here].iloc[0]
         text = (
