@@ -31,6 +31,17 @@ def prompts():
     )
 
 
+@pytest.fixture(scope="module")
+def seed(llava, prompts):
+    """Of a noise that takes something from both answers; a random model's may also gain."""
+    for seed in range(50):
+        if (trace(llava, prompts[:1], sigma=1.5, min_gap=1e-9, seed=seed).gaps > 1e-4).all() and (
+            trace(llava, prompts[1:], sigma=1.5, min_gap=1e-9, seed=seed + 1).gaps > 1e-4
+        ).all():
+            return seed
+    raise AssertionError("no noise takes something from both answers")
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_every_token_but_the_first_is_in_one_group(llava, prompts, side):
     batch = encode(llava, prompts, padding_side=side)
@@ -59,16 +70,13 @@ def _probability(model, batch):
 
 
 @torch.no_grad()
-def test_plain_patched_runs_agree(llava, prompts):
-    found = trace(llava, prompts, sigma=1.5, min_gap=1e-9, seed=5)
+def test_plain_patched_runs_agree(llava, prompts, seed):
+    found = trace(llava, prompts, sigma=1.5, min_gap=1e-9, seed=seed)
     for row, prompt in enumerate(prompts):
         clean = encode(llava, [prompt])
-        corrupt = noised(clean, 1.5, [5 + row])
+        corrupt = noised(clean, 1.5, [seed + row])
         p_clean, p_noised = _probability(llava, clean)[0], _probability(llava, corrupt)[0]
         assert found.gaps[row] == pytest.approx(p_clean - p_noised, abs=1e-6)
-        if found.gaps[row] < 1e-9:
-            assert np.isnan(found.rates[row]).all()
-            continue
         for component, point in enumerate(COMPONENTS.values()):
             for layer in (1,):
                 name, kept = f"blocks.{layer}.{point}", {}
@@ -91,12 +99,14 @@ def test_plain_patched_runs_agree(llava, prompts):
 
 
 @torch.no_grad()
-def test_restoring_the_whole_stream_brings_everything_back_and_the_last_layers_last_token_too(llava, prompts):
-    found = trace(llava, prompts, sigma=1.5, min_gap=1e-9, seed=5)
+def test_restoring_the_whole_stream_brings_everything_back_and_the_last_layers_last_token_too(
+    llava, prompts, seed
+):
+    found = trace(llava, prompts, sigma=1.5, min_gap=1e-9, seed=seed)
     kept = np.isfinite(found.rates[:, 2, 2, 6])
-    assert kept.any() and np.allclose(found.rates[kept, 2, 2, 6], 1, atol=1e-2)
+    assert kept.all() and np.allclose(found.rates[kept, 2, 2, 6], 1, atol=1e-2)
     clean = encode(llava, list(prompts))
-    corrupt, kept = noised(clean, 1.5, [5, 6]), {}
+    corrupt, kept = noised(clean, 1.5, [seed, seed + 1]), {}
     with llava.hooks(fwd_hooks=[("blocks.0.hook_in", lambda x, hook: kept.__setitem__(0, x.clone()))]):
         wanted = _probability(llava, clean)
     with llava.hooks(fwd_hooks=[("blocks.0.hook_in", lambda x, hook: kept[0])]):
