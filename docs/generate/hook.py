@@ -127,6 +127,7 @@ def on_post_build(config: Any) -> None:
         script.write_text(re.sub(r"https://unpkg\.com/[\w@./-]+", "about:blank", text), encoding="utf-8")
     for unneeded in Path(config.site_dir).rglob("*.map"):
         unneeded.unlink()
+    shutil.rmtree(Path(config.site_dir, "assets", "javascripts", "lunr"))  # the search in other languages
 
 
 def on_build_error(error: Exception) -> None:

@@ -443,7 +443,7 @@ def _first_paragraph(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split()).replace(" | ", " or ").replace("|", "\\|")
 
 
 def _linked(text: str) -> str:
