@@ -19,9 +19,12 @@ from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
+from ..datasets.plain import plain
 from ..errors import BadRun, CannotWrite
 
+MAX_CELLS = 200_000_000  # of a table that is read
 _REMEDY = {
     errno.ENOSPC: "Free some space there, or write to a folder on another disk.",
     errno.EDQUOT: "Your quota there is used up: free some space, or write to a folder on another disk.",
@@ -133,7 +136,7 @@ def read_json(path: str | Path) -> dict:
     path = Path(path)
     try:
         value = json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRun(f"{path}: not readable as JSON ({error}). Make the run again.") from error
     if not isinstance(value, dict):
         raise BadRun(f"{path}: holds a {type(value).__name__}, expected a JSON object. Make the run again.")
@@ -153,12 +156,18 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """Read a parquet table.
 
     Raises:
-        BadRun: No such file, or not parquet.
+        BadRun: No such file, not parquet, or far too large.
     """
     path = Path(path)
     if not path.is_file():
         raise BadRun(f"{path}: no such file. Give a run folder that Headscope has written.")
     try:
+        # A few kilobytes can say that one value stands a billion times.
+        told = pq.read_metadata(path)
+        if told.num_rows * told.num_columns > MAX_CELLS:
+            raise BadRun(
+                f"{path}: {told.num_rows:,} rows of {told.num_columns} columns; at most {MAX_CELLS:,} cells are read."
+            )
         return pd.read_parquet(path, engine="pyarrow")
     except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
         raise BadRun(f"{path}: not readable as parquet ({error}). Make the run again.") from error
@@ -213,7 +222,7 @@ def _hidden(name: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return plain(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise BadRun(f"{path}: no such file. Give a run folder that Headscope has written.") from error
     except OSError as error:

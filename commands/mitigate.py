@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ..datasets.plain import plain
 from ..errors import BadOption, BadPrompts, MissingData
 from .arguments import prompts_from_file
 from .console import progress_line, show, show_plan, working
-from .options import Device, DryRun, Json, Model, Out, Seed, Trust
+from .options import Device, DryRun, Dtype, Json, Model, Out, Seed, Trust
 
 _SHOWN = (
     "arm",
@@ -57,6 +58,7 @@ def mitigate(
     out: Out = Path("runs"),
     seed: Seed = 0,
     device: Device = None,
+    dtype: Dtype = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -94,7 +96,7 @@ def mitigate(
         from ..hooks.info import describe
         from ..hooks.load import load
 
-        bridge = load(model, device=device, trust_remote_code=trust_remote_code)
+        bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         described, asked_of, words, traced_on, stop = given or (*scenes_for(bridge, n, seed), stop or " .")
         traced = trace(bridge, traced_on, seed=seed) if method == "iri" else None
         found = run(
@@ -154,7 +156,7 @@ def _annotated(
 
 def _words(path: Path) -> dict[str, list[str]]:
     try:
-        words = json.loads(path.read_text(encoding="utf-8"))
+        words = json.loads(plain(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MissingData(f"{path}: no such file.") from None
     except (OSError, ValueError, RecursionError) as error:

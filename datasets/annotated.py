@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import BadPrompts, EmptyPromptSet, MissingData
+from .plain import plain
 from .prompts import Boxes, Prompt, PromptSet
 from .scenes import Scene
 
@@ -59,7 +60,7 @@ def from_coco(path: str | Path, images: str | Path) -> tuple[Annotated, ...]:
     """
     path, folder = Path(path), Path(images).resolve()
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(plain(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MissingData(f"{path}: no such file.") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from ..errors import BadPrompts, EmptyPromptSet, MissingData, nearest
+from .plain import plain
 from .prompts import Prompt, PromptSet
 
 COLUMNS = ("goal", "input", "prompt", "query", "instruction", "request", "behavior", "question", "text")
@@ -90,7 +91,7 @@ def _choose(path: Path, header: list[str], column: str | None) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return plain(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         near = sorted(one.name for one in path.parent.glob("*.csv")) if path.parent.is_dir() else []
         hint = nearest(path.name, near) if near else f" There is no .csv file in {path.parent}."

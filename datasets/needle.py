@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 from ..errors import BadOption, MissingData
+from .plain import plain
 from .prompts import Prompt, PromptSet
 from .words import at_least, count_words, stream, word_lists, words_in
 
@@ -170,7 +171,7 @@ def _from(sentences: list[str], random: Random) -> Iterator[str]:
 
 def _sentences(path: str | os.PathLike[str]) -> list[str]:
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = plain(Path(path)).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise MissingData(
             f"{path}: byte {error.start + 1} is not UTF-8; save the haystack as UTF-8"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from ..errors import BadPrompts, BadSpan, CannotWrite, EmptyPromptSet, MissingData, nearest
+from .plain import plain
 from .validate import FIELDS, problems, read_lines
 
 Spans = Mapping[str, tuple[tuple[int, int], ...]]
@@ -214,7 +215,7 @@ def _lines(prompts: PromptSet, *, sort_keys: bool = False) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return plain(path).read_bytes()
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.jsonl")) if path.parent.is_dir() else []
         hint = nearest(path.name, near) if near else f" There is no .jsonl file in {path.parent}."

@@ -86,7 +86,7 @@ def read_events(folder: str | Path, after: float | None = None) -> list[dict[str
 def _names(folder: Path) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
-            yield from (entry.name for entry in entries if entry.name.endswith(".jsonl"))
+            yield from (entry.name for entry in entries if entry.name.endswith(".jsonl") and entry.is_file())
     except OSError:
         return
 
@@ -95,7 +95,10 @@ def _parsed(data: bytes) -> Iterator[dict[str, Any]]:
     for line in data.splitlines():
         try:
             event = json.loads(line)
-        except ValueError:  # torn by a crash, and followed by lines of a process that reused the name
+        except (
+            ValueError,
+            RecursionError,
+        ):  # torn by a crash, and followed by lines of a process that reused the name
             continue
-        if isinstance(event, dict) and isinstance(event.get("at"), (int, float)):
+        if isinstance(event, dict) and isinstance(event.get("at"), (int, float)) and "what" in event:
             yield event

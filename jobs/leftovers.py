@@ -17,9 +17,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..analysis.files import read_json
 from ..errors import BadRun, CannotWrite, HeadscopeError
 from .listing import job_folders
+from .store import units_in
 
 # Names that only `files.write_atomically`, `files.publish_folder`, `PromptSet.to_jsonl` and claims give, for a moment.
 _TEMPORARY = re.compile(
@@ -153,7 +153,7 @@ def planned(job: Path) -> set[str]:
     Raises:
         BadRun: It does not say.
     """
-    return set(map(str, read_json(job / "units.json").get("units", [])))
+    return set(units_in(job / "units.json"))
 
 
 def _is_unit(path: Path) -> bool:

@@ -217,17 +217,23 @@ def _job(root: Path, folder: Path) -> Entry:
         problem = str(error).replace(f"{folder}{os.sep}", "")
         return Entry(name, "job", state="broken", done=0, planned=0, problem=problem)
     facts = [fact for place in result_folders(folder, manifest) if (fact := _facts(place))]
-    units = manifest.get("units") or {}
+    units = manifest.get("units")
     return Entry(
         name,
         "job",
         *(_once(fact[i] for fact in facts) for i in range(3)),
         state=str(manifest.get("state", "")),
-        done=int(units.get("done", 0)),
-        planned=int(units.get("planned", 0)),
+        done=_count(units, "done"),
+        planned=_count(units, "planned"),
         started=str(manifest.get("started", "")),
-        seconds=manifest.get("seconds"),
+        seconds=seconds if isinstance(seconds := manifest.get("seconds"), (int, float)) else None,
     )
+
+
+def _count(units: Any, name: str) -> int:
+    """A number of units, 0 where a manifest does not say."""
+    count = units.get(name) if isinstance(units, dict) else None
+    return count if isinstance(count, int) else 0
 
 
 def _facts(folder: Path) -> tuple[str, str, str] | None:

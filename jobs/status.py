@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..analysis.files import read_json
 from .claims import Claims
 from .events import Tail
-from .store import JobStore
+from .store import JobStore, units_in
 
 _WINDOW = 120.0  # seconds over which the rate is taken
 
@@ -90,7 +89,7 @@ class Watch:
         except OSError:
             return frozenset()
         if changed != self._planned[0]:
-            self._planned = (changed, frozenset(map(str, read_json(path).get("units", []))))
+            self._planned = (changed, frozenset(units_in(path)))
         return self._planned[1]
 
 

@@ -34,6 +34,7 @@ import pyarrow.parquet as pq
 
 from ..analysis.files import jsonable, read_json, write_atomically, write_json
 from ..analysis.links import refuse_links
+from ..datasets.plain import plain
 from ..datasets.prompts import PromptSet
 from ..errors import BadRun
 from .spec import Job
@@ -88,7 +89,13 @@ class JobStore:
     @property
     def job(self) -> Job:
         """The job, as it was first run here."""
-        return Job.from_record(self.manifest["job"])
+        try:
+            return Job.from_record(self.manifest["job"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadRun(
+                f"{self._manifest_path}: what it says of the job cannot be read ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]}). Run the job file again, into another folder."
+            ) from error
 
     def update(self, **facts: Any) -> None:
         """Change entries of the manifest; one that stays equal is not written."""
@@ -133,7 +140,7 @@ class JobStore:
         """
         path = self.path(unit)
         try:
-            data = path.read_bytes()
+            data = plain(path).read_bytes()
         except OSError as error:
             raise BadRun(f"{path}: {error.strerror or error}. Run the job again.") from error
         return _unpack(data, unit, path)
@@ -156,9 +163,10 @@ class JobStore:
     def failure(self, unit: str) -> dict[str, Any] | None:
         """Return the note of a failed unit, None where there is none."""
         try:
-            return read_json(self._failure(unit))
+            note = read_json(self._failure(unit))
         except BadRun:
             return None
+        return note if isinstance(note.get("unit"), str) else None
 
     def failures(self) -> list[dict[str, Any]]:
         """Return all notes of failed units that are not done since."""
@@ -197,7 +205,7 @@ class JobStore:
     def rows(self, task: Task) -> Found | None:
         """Return the rows of a task; None where they are not there, or damaged, and have to be made again."""
         try:
-            return _unpack(self._rows(task).read_bytes(), task.digest, self._rows(task))
+            return _unpack(plain(self._rows(task)).read_bytes(), task.digest, self._rows(task))
         except (OSError, DamagedUnit):
             return None
 
@@ -205,7 +213,7 @@ class JobStore:
     def planned(self) -> list[str]:
         """Digests of all units of the last plan, in order; empty where none was made."""
         path = self.folder / "units.json"
-        return list(map(str, read_json(path).get("units", []))) if path.is_file() else []
+        return units_in(path) if path.is_file() else []
 
     @planned.setter
     def planned(self, units: Iterable[str]) -> None:
@@ -238,6 +246,18 @@ class JobStore:
 
     def _failure(self, unit: str) -> Path:
         return self.folder / "failed" / f"{unit}.json"
+
+
+def units_in(path: Path) -> list[str]:
+    """Read the digests in a `units.json`.
+
+    Raises:
+        BadRun: It holds something else.
+    """
+    units = read_json(path).get("units")
+    if not isinstance(units, list):
+        raise BadRun(f"{path}: units is no list. Run the job again, which writes it anew.")
+    return list(map(str, units))
 
 
 def list_jobs(root: str | Path) -> tuple[Path, ...]:

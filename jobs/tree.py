@@ -62,12 +62,13 @@ def read_tree(path: Path) -> Tree:
         BadJob: It is not YAML, or holds what a job file may not hold: all such places are named.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)  # a device would never end
     except OSError as error:
         raise MissingData(f"{path}: {error.strerror or error}. Give a job file, such as job.yaml.") from None
     if len(data) > _LARGEST:
         raise BadJob(
-            f"{path}: {len(data):,} bytes; a job file has at most {_LARGEST:,}. Put prompts into files."
+            f"{path}: more than {_LARGEST:,} bytes, the most that a job file has. Put prompts into files."
         )
     try:
         text = data.decode("utf-8-sig")

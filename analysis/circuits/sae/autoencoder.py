@@ -57,6 +57,11 @@ class SaeConfig:
                 raise BadOption(
                     f"{name}={value!r}: no SAE of this kind is known here.{nearest(value, get_args(kinds))}"
                 )
+        if min(self.d_in, self.d_sae) < 1 or min(self.layer, self.head or 0) < 0:
+            raise BadOption(
+                f"d_in={self.d_in}, d_sae={self.d_sae}, layer={self.layer}, head={self.head}: widths of an SAE are 1 "
+                "or more, and layers and heads count from 0."
+            )
         if self.architecture == "topk" and not (self.k and 0 < self.k <= self.d_sae):
             raise BadOption(f"k={self.k}: a topk SAE of {self.d_sae} features needs 1 to {self.d_sae}.")
 

@@ -81,7 +81,10 @@ def load_sae(folder: str | Path) -> Sae:
         )
     if "log_threshold" in tensors:  # older files
         tensors["threshold"] = tensors.pop("log_threshold").exp()
-    tensors.setdefault("b_enc", torch.zeros(config.d_sae))
+    if (
+        "W_enc" in tensors
+    ):  # an SAE without b_enc has none to add; the shape is held against the configuration below
+        tensors.setdefault("b_enc", torch.zeros(tensors["W_enc"].shape[-1:]))
     weights: dict[str, Tensor] = {name: tensors.get(name) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}  # type: ignore[misc]
     threshold = tensors.get("threshold") if config.architecture == "jumprelu" else None
     return Sae(config, **{name: w if w is None else w.float() for name, w in weights.items()},
@@ -114,13 +117,15 @@ def _written(sae: Sae) -> dict[str, Any]:
 
 def _read(record: dict[str, Any], path: Path) -> SaeConfig:
     """Understand `cfg.json`; entries that SAELens 6 keeps in `metadata` may also stand outside, as before 6."""
-    metadata = dict(record.get("metadata") or {})
+    metadata, arguments = (record.get(part) or {} for part in ("metadata", "activation_fn_kwargs"))
+    if not (isinstance(metadata, dict) and isinstance(arguments, dict)):
+        raise BadModelFolder(f"{path}: metadata and activation_fn_kwargs are JSON objects.")
+    metadata = dict(metadata)
 
     def entry(name: str, default: Any = None) -> Any:
         return metadata.pop(name, None) if metadata.get(name) is not None else record.get(name, default)
 
     architecture, hook = record.get("architecture", "standard"), str(entry("hook_name", ""))
-    arguments = record.get("activation_fn_kwargs") or {}
     if architecture == "standard" and record.get("activation_fn_str", record.get("activation_fn")) == "topk":
         architecture = "topk"
     if architecture not in ("standard", "topk", "jumprelu"):
@@ -150,3 +155,7 @@ def _read(record: dict[str, Any], path: Path) -> SaeConfig:
         )
     except KeyError as error:
         raise BadModelFolder(f"{path}: there is no {error.args[0]!r}.") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadModelFolder(
+            f"{path}: d_in, d_sae, k and hook_head_index are whole numbers: {error}."
+        ) from None
