@@ -47,7 +47,7 @@ class Batch:
     answer_ids: Int[Tensor, "batch answer_pos"]
     foil_ids: Int[Tensor, "batch answer_pos"]
     prompts: tuple[Prompt, ...]
-    codec: Codec | None = field(repr=False, compare=False)
+    codec: Codec = field(repr=False, compare=False)
     padding_side: str = "right"
     images: tuple[Seen | None, ...] = field(default=(), repr=False, compare=False)
 
@@ -230,9 +230,9 @@ def of_pictures(model: Any, prompts: tuple[Prompt, ...]) -> Batch:
         for name in ("answer", "foil")
     )
     tokens = torch.zeros(len(prompts), 1, dtype=torch.long)
-    batch = Batch(
-        tokens, torch.ones_like(tokens), {}, _table(answers), _table(foils), prompts, None, "right", images
-    )
+    nothing: Any = None  # there is no text to encode
+    mask, ends = torch.ones_like(tokens), (_table(answers), _table(foils))
+    batch = Batch(tokens, mask, {}, *ends, prompts, nothing, "right", images)
     return batch.to(model.cfg.device)
 
 

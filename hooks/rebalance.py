@@ -69,7 +69,18 @@ class Rebalance(Decoding):
         if not inputs:
             raise BadOption("rebalance: no prompt has an image; give prompts with an `image`.")
         change = self._noised if self._branches[index - 1] == "noised" else self._plain
-        return {name: change(value) if value.is_floating_point() else value for name, value in inputs.items()}
+        grids = inputs.get("image_grid_thw")
+
+        def of_each(value: Tensor) -> Tensor:
+            if grids is None:
+                return change(value)
+            # Images of all sizes stand behind one another, patch by patch.
+            parts = value.split(grids.prod(-1).tolist())
+            return torch.cat([change(part[None])[0] for part in parts])
+
+        return {
+            name: of_each(value) if value.is_floating_point() else value for name, value in inputs.items()
+        }
 
     def combine(self, logits: Float[Tensor, "copy batch vocab"]) -> Float[Tensor, "batch vocab"]:
         own = logits[0].float()

@@ -19,10 +19,13 @@ from headscope.hooks.generate import generate
 from headscope.hooks.info import describe
 from headscope.hooks.intervene import intervene
 from headscope.hooks.interventions import mean, scale, uniform, zero
+from headscope.hooks.rebalance import Rebalance
+from headscope.hooks.reinject import iri
 from headscope.hooks.reweight import reweight
 from headscope.hooks.rows import read_rows
+from headscope.hooks.sinks import var
 from headscope.hooks.sweep import sweep, sweep_one_by_one
-from headscope.hooks.vision import without_image
+from headscope.hooks.vision import vhr, without_image
 from headscope.hooks.vision_processor import ImageProcessor
 
 SCENES = ("scene:1:red-circle@0,blue-star@4", "scene:2:green-ring@8")
@@ -190,6 +193,40 @@ def test_interventions_act_in_generation_and_nothing_is_a_no_op(qwen):
     batch = encode(qwen, PROMPTS[:1])
     with pytest.raises(NoEffect), intervene(qwen, [zero("L1H0"), zero("L1H0")]):
         forward(qwen, batch)
+
+
+def test_steering_by_what_is_seen_acts_and_at_strength_nothing_does_not(qwen):
+    batch = encode(qwen, PROMPTS[:1])
+    clean = generate(qwen, PROMPTS[:1], max_new_tokens=4)[0].logprobs
+
+    def changed(strength):
+        sinks = {"dimensions": range(8), "tau": 1.8, "min_mass": 0.0, "min_nonsink_ratio": 0.0}
+        found = {
+            "vhr": [vhr(qwen, 1 + strength, layers=(0, 1, 2))],
+            "iri": [iri("attention", {0: 0.8, 1: 0.4}, (1, 2), strength)],
+            "var": [var(qwen, batch, strength, layers=(1,), **sinks)],
+        }
+        runs = {
+            name: generate(qwen, PROMPTS[:1], interventions=given, max_new_tokens=4)[0].logprobs
+            for name, given in found.items()
+        }
+        against = Rebalance(away_from_text=strength, towards_image=strength, plausible=0.0)
+        return runs | {
+            "rebalance": generate(qwen, PROMPTS[:1], decoding=against, max_new_tokens=4)[0].logprobs
+        }
+
+    assert all(found == clean for found in changed(0.0).values())
+    assert [name for name, found in changed(0.5).items() if found == clean] == []
+
+
+def test_noise_on_an_image_does_not_depend_on_its_company(qwen, tmp_path):
+    path = tmp_path / "wide.png"
+    Image.linear_gradient("L").resize((64, 16)).save(path)
+    prompts = [Prompt("the cat", image=str(path)), Prompt("the cat", image=SCENES[0])]
+    against = Rebalance(away_from_text=0.5, towards_image=0.5)
+    together = against.images(encode(qwen, prompts), 2)["pixel_values"]
+    alone = [against.images(encode(qwen, [one]), 2)["pixel_values"] for one in prompts]
+    assert torch.equal(together, torch.cat(alone))
 
 
 @pytest.mark.filterwarnings("ignore:sweep runs .* once per head")
