@@ -21,6 +21,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
 _LINK = re.compile(r"(\]\()((?:\.\./)+[^)#\s]+)(#[^)\s]*)?(\))")
+_PAPER = re.compile(r"(?<![\w\[`/])arXiv:(\d{4}\.\d{5})(?![^\[\n]*\]\()")
 _TITLES = {
     "headscope": "The front door",
     "methods": "Scores",
@@ -87,6 +88,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     source = page.file.src_uri
     if page.parent is None:  # nothing stands beside it
         page.meta["hide"] = ["navigation"]
+    if not source.startswith(("reference/", "notebooks/")):
+        markdown = _PAPER.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", markdown)
     if source.startswith("project/"):  # these stand in the root
         at, markdown = "", re.sub(r"(\]\()(?!https?:|#)([^)\s]+)(\))", r"\1../\2\3", markdown)
     else:
