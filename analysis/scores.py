@@ -91,6 +91,8 @@ class HeadScores:
                     f"{self.method}: {name} have the shape {array.shape} beside values {values.shape}, "
                     f"expected {expected}."
                 )
+            if not len(array):
+                raise BadRun(f"{self.method}: {name} hold no prompt; give one or more, or None.")
             object.__setattr__(self, name, array)
         if self.samples is not None and self.chance is not None and len(self.samples) != len(self.chance):
             raise BadRun(
