@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from headscope.analysis.csv_text import csv_text
 from headscope.analysis.figures.graph import circuit_figure
 from headscope.analysis.figures.style import number
 from headscope.analysis.stated import compositions, precision_recall, stated_circuit, strongest
@@ -101,7 +102,7 @@ def _graph(whole: pd.DataFrame) -> None:
         )
     right.download_button(
         "Edges, CSV",
-        data=lambda: whole.to_csv(index=False).encode(),
+        data=lambda: csv_text(whole).encode(),
         file_name="composition.csv",
         mime="text/csv",
         on_click="ignore",

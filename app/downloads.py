@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from headscope.analysis.csv_text import csv_text
 from headscope.analysis.figures.export import png, png_problem
 from headscope.app import widgets
 
@@ -36,7 +37,7 @@ def offer(
     """
     page: _Offer = ("Report, HTML", report.read_bytes, "html", "text/html") if report else _page(figure, name)
     offers: list[_Offer] = [
-        ("Table, CSV", lambda: table.to_csv(index=False).encode(), "csv", "text/csv"),
+        ("Table, CSV", lambda: csv_text(table).encode(), "csv", "text/csv"),
         ("Table, parquet", lambda: _parquet(table), "parquet", "application/octet-stream"),
         page,
     ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from headscope.analysis.csv_text import csv_text
 from headscope.analysis.effects import FLOW, HOW
 from headscope.analysis.explain import explain_effect, explain_method
 from headscope.analysis.figures import head_grid, score_scatter
@@ -206,7 +207,7 @@ def _top(asked: Asked, scores: HeadScores, selected: Head | None, dark: bool) ->
     widgets.figure(figure, key="heads_top", on_select=lambda: select("heads_top"))
     st.download_button(
         "Download all as CSV",
-        data=lambda: scores.table().to_csv(index=False),
+        data=lambda: csv_text(scores.table()),
         file_name=f"{asked.name.replace(': ', '-')}.csv",
         mime="text/csv",
         on_click="ignore",

@@ -7,6 +7,7 @@ import shlex
 import streamlit as st
 
 from headscope.analysis import look_figures
+from headscope.analysis.csv_text import csv_text
 from headscope.analysis.looks import Looks, look
 from headscope.app import models, state, views, widgets
 from headscope.hooks.heads import Head
@@ -191,7 +192,7 @@ def _export(text: str, weighted: bool) -> None:
     table, drawn = st.columns(2)
     table.download_button(
         "Download the pattern as CSV",
-        data=lambda: read(choice, text).table(head, weighted=weighted).to_csv(index=False),
+        data=lambda: csv_text(read(choice, text).table(head, weighted=weighted)),
         file_name=f"{name}.csv",
         on_click="ignore",
         width="stretch",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from headscope.analysis.changes import Change
+from headscope.analysis.csv_text import csv_text
 from headscope.analysis.defaults import default_prompts
 from headscope.analysis.impact import Impact, impact
 from headscope.analysis.outcomes import OUTCOMES
@@ -93,7 +94,7 @@ def _show(found: Impact) -> None:
     left, right = st.columns([1, 4])
     left.download_button(
         "Download CSV",
-        data=lambda: table.to_csv(index=False).encode(),
+        data=lambda: csv_text(table).encode(),
         file_name=f"effect-{found.metric}.csv",
         mime="text/csv",
         on_click="ignore",

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
+from headscope.analysis.csv_text import csv_text
 from headscope.analysis.figures import head_grid
 from headscope.analysis.safety.curve import Curve
 from headscope.analysis.safety.dose import GAINS, Dose, dose
@@ -162,7 +163,7 @@ def _answers(found: Curve, wanted: Wanted) -> None:
     left, right = st.columns([1, 4])
     left.download_button(
         "Download CSV",
-        data=lambda: table.to_csv(index=False).encode(),
+        data=lambda: csv_text(table).encode(),
         file_name="refusals.csv",
         mime="text/csv",
         on_click="ignore",

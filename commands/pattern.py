@@ -45,6 +45,7 @@ def pattern(
     if dry_run:
         return show_plan(as_json, **plan, out=out)
     with working(f"pattern of {head} in {model}"):
+        from ..analysis.csv_text import csv_text
         from ..analysis.files import write_atomically, write_json
         from ..analysis.look_figures import head_figure
         from ..analysis.looks import look
@@ -67,7 +68,7 @@ def pattern(
         if out is not None and out.suffix == ".html":
             write_atomically(out, head_figure(looks, one, weighted=weighted).to_html(include_plotlyjs=True))
         elif out is not None and out.suffix == ".csv":
-            write_atomically(out, looks.table(one, weighted=weighted).to_csv(index=False))
+            write_atomically(out, csv_text(looks.table(one, weighted=weighted)))
         elif out is not None:
             whole = looks.table(one, weighted=weighted).to_dict("records")
             write_json(out, {**record, "pattern": whole})

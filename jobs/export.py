@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..analysis.csv_text import csv_text
 from ..analysis.files import jsonable, read_table, write_atomically, write_table
 from ..analysis.run import Run
 from ..errors import BadOption, BadRun, nearest
@@ -47,7 +48,7 @@ def other_table(opened: Opened, name: str) -> pd.DataFrame:
 
 
 def write_as(path: str | Path, table: pd.DataFrame, form: str) -> Path:
-    """Write a table as `csv` (numbers with all their digits), `parquet` or `json` (a list of rows; NaN is null).
+    """Write a table as `csv` (see `csv_text`), `parquet` or `json` (a list of rows; NaN is null).
 
     Raises:
         BadOption: There is no such form.
@@ -55,7 +56,7 @@ def write_as(path: str | Path, table: pd.DataFrame, form: str) -> Path:
     """
     path = Path(path)
     if form == "csv":
-        return write_atomically(path, table.to_csv(index=False))
+        return write_atomically(path, csv_text(table))
     if form == "parquet":
         return write_table(path, table)
     if form == "json":

@@ -152,7 +152,7 @@ class _Reader:
         try:
             return yaml.constructor.SafeConstructor().construct_object(node)
         except (ValueError, yaml.YAMLError):
-            self.wrong.append((here, f"{node.value!r} is no {node.tag.rsplit(':', 1)[-1]}"))
+            self.wrong.append((here, f"{node.value[:100]!r} is no {node.tag.rsplit(':', 1)[-1]}"))
             return node.value
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
