@@ -10,12 +10,12 @@ import typer
 from ..errors import BadOption, MissingData
 from .arguments import one_of, prompts_from_file
 from .console import progress_line, show, show_plan, working
-from .options import Device, DryRun, Json, Model, Out, Seed, Trust
+from .options import Device, DryRun, Dtype, Json, Model, Out, Seed, Trust
 
 # As in analysis.steering.methods, which would import torch; a test compares the two.
 METHODS = (
-    "juice-memory", "juice-context", "june-memory", "focus", "split-softmax", "reweight", "act", "sorting", "buckets",
-    "add",
+    "juice-memory", "juice-context", "june-memory", "june-context", "focus", "split-softmax", "reweight", "act",
+    "sorting", "buckets", "add",
 )  # fmt: skip
 
 
@@ -46,12 +46,19 @@ def steer(
         list[float] | None, typer.Option(help="Repeatable; by default the method's usual ones.")
     ] = None,
     k: Annotated[str, typer.Option("-k", help="Numbers of heads to try.")] = "1,2,4",
-    select: Annotated[int, typer.Option(min=1, help="For juice: items that heads are chosen on.")] = 4,
+    select: Annotated[
+        int, typer.Option(min=1, help="For juice: items that heads are chosen on; its authors take 4.")
+    ] = 16,
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0.0, help="For juice: probability that a head may cost in a form of the conflict."),
+    ] = 0.0,
     epochs: Annotated[int, typer.Option(min=1, help="For focus: how often every prompt is seen.")] = 10,
     limit: Annotated[
         float | None,
         typer.Option(
-            min=1.0, help="Choose nothing that raises the perplexity of neutral text above this many times."
+            min=1.0,
+            help="Choose nothing that raises the perplexity of neutral text above this many times; 2 for juice.",
         ),
     ] = None,
     draws: Annotated[int, typer.Option(min=0, help="Random sets beside the chosen one.")] = 3,
@@ -59,6 +66,7 @@ def steer(
     out: Out = Path("runs"),
     seed: Seed = 0,
     device: Device = None,
+    dtype: Dtype = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -101,10 +109,10 @@ def steer(
         from ..analysis.steering.study import folder_name, steering_study
         from ..hooks.load import load
 
-        bridge = load(model, device=device, trust_remote_code=trust_remote_code)
+        bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         if given is not None and reported is None:
             given, reported = halves(given)
-        options: dict[str, Any] = {"select": select, "epochs": epochs}
+        options: dict[str, Any] = {"select": select, "tolerance": tolerance, "epochs": epochs}
         if contrasted is not None:
             options["contrast"] = contrasted
         found = steering_study(

@@ -176,7 +176,8 @@ def juice_lists(
         k: Heads per list at most; the lists are shorter where fewer heads are consistent.
         tolerance: How much of the answer's probability a head may cost in a form and still count as helping there. 0 is
             the paper's rule. Where a model is all but certain in a form, nothing can raise that probability, so no head
-            is consistent by that rule, whatever it does elsewhere.
+            is consistent by that rule, whatever it does elsewhere; items on which it is not certain help more than a
+            tolerance, see `conflict(others=...)`.
         progress: Called with (steps done, all of them).
 
     Raises:

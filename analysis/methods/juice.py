@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from ...datasets.prompts import PromptSet
-from ...errors import BadOption, MissingData
+from ...errors import BadOption, MissingData, NoEffect
 from ...hooks.capture import capture_z
 from ...hooks.encode import Batch, encode
 from ...hooks.forward import forward
@@ -104,7 +104,8 @@ def _juice(
     if certain:
         notes.append(
             f"No head makes the answer likelier by 0.001 in the form {' and '.join(certain)}: where it is all but "
-            "certain already, consistency has nothing to go by, and a tolerance may be needed."
+            "certain already, consistency has nothing to go by. Take items on which it is not, which "
+            "conflict(others=8) writes, or a tolerance."
         )
     return Measured(samples, np.zeros(len(prompts)), tuple(notes))
 
@@ -174,7 +175,8 @@ def ph3(
         own, other = probabilities()
         held = _Held(model, batches[0]) if mlps == "run" else None
         for done, head in enumerate(heads, 1):
-            with held.but(head) if held else direct(model, resample((head,)), batches[0]):
+            # One head may well write the same on both texts, as far as half precision tells.
+            with suppress(NoEffect), held.but(head) if held else direct(model, resample((head,)), batches[0]):
                 changed = probabilities()
             effect = ((changed[1] - other) - (changed[0] - own)) / (own + other)
             samples[rows, head.layer, head.index] = effect.numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...datasets.prompts import PromptSet
-from ...hooks.heads import all_heads
+from ...hooks.heads import Head, all_heads
 from ..controls import draw_controls
 from .methods import Candidate
 from .sorting import Sorting, document_ranges, reordered
@@ -32,11 +32,17 @@ def controls(
         rng = np.random.default_rng([seed, len(chosen)])
         pool = all_heads(model) if candidate.directions is None else candidate.directions.heads
         sets, notes = draw_controls(chosen, pool, "same-layers", draws=draws, rng=rng)
-        for draw, some in enumerate(sets, 1):
-            other = replace(
-                candidate, heads=some[: len(candidate.heads)], suppressed=some[len(candidate.heads) :]
+        arms = {"random heads": sets}
+        if len(sets) < draws:  # the layers have no more: the rest comes from all of them
+            arms["random heads anywhere"], more = draw_controls(
+                chosen, pool, "anywhere", draws=draws - len(sets), rng=rng
             )
-            found.append(("random heads", draw, lambda s, c=other: c.at(s, model)))
+            notes = [*notes, *more]
+        for name, drawn in arms.items():
+            for draw, some in enumerate(drawn, 1):
+                heads, suppressed = _in_roles(candidate, some, rng)
+                other = replace(candidate, heads=heads, suppressed=suppressed)
+                found.append((name, draw, lambda s, c=other: c.at(s, model)))
     if candidate.directions is not None:
         for draw in range(1, draws + 1):
             other = replace(candidate, directions=candidate.directions.random(1000 * seed + draw))
@@ -53,6 +59,18 @@ def controls(
     if candidate.preset.name == "buckets":
         found.append(("one base", 1, lambda s: _last_alone(candidate.at(s, model))))
     return found, notes
+
+
+def _in_roles(
+    candidate: Candidate, drawn: Sequence[Head], rng: np.random.Generator
+) -> tuple[tuple[Head, ...], tuple[Head, ...]]:
+    """Let each random head stand for a chosen one of its own layer, boosted or suppressed, where there is one."""
+    left = [drawn[i] for i in rng.permutation(len(drawn))]
+
+    def instead_of(head: Head) -> Head:
+        return left.pop(min(range(len(left)), key=lambda i: abs(left[i].layer - head.layer)))
+
+    return tuple(map(instead_of, candidate.heads)), tuple(map(instead_of, candidate.suppressed))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ...datasets.prompts import PromptSet
 from ...errors import BadOption, MissingData, NoEffect, nearest
 from ...hooks.directions import Directions
 from ...hooks.heads import Head, all_heads
-from ..context.juice import AMOUNTS, SUMMED, consistent, gains
+from ..context.juice import juice_lists
 from ..defaults import own_requests
 from ..score import score
 from .fit import difference_of_means
@@ -22,8 +22,12 @@ from .focus import train_focus
 from .presets import PRESETS, Preset
 from .steered import Steered, answered
 
-TOLERANCES = (0.0, 0.02, 0.1)
-"""How much of the answer's probability a head may cost in a form and still count as helping; 0 is JUICE's rule."""
+RATIOS = (0.5, 1.0, 2.0)
+"""What is taken from suppressed heads, over what is added to boosted ones: JUICE chooses the two gains apart."""
+LIMIT = 2.0
+"""JUICE's strengths may at most double the perplexity of neutral text: what breaks everything is no gain."""
+SELECT = 16
+"""Items that JUICE's heads are chosen on. Its authors take 4; on an item that is certain, no head shows."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Method:
         data: Makes prompts: `data(words, n, seed, split)`.
         fit: Makes candidates from a model and training prompts.
         target: What being right means here.
+        limit: How many times the clean perplexity of neutral text a chosen strength may cost, where nothing is asked.
     """
 
     name: str
@@ -76,6 +81,7 @@ class Method:
     target: str
     data: Callable[..., PromptSet]
     fit: Callable[..., Iterator[Candidate]]
+    limit: float | None = None
 
 
 def study_method(name: str) -> Method:
@@ -92,10 +98,24 @@ def study_method(name: str) -> Method:
 # Data
 
 
-def _conflicts(target: str, wording: str | None) -> Callable[..., PromptSet]:
+def _conflicts(target: str, wording: str | None, others: int) -> Callable[..., PromptSet]:
+    """Write conflicts in which the shipped model is neither certain in every form nor nearly always right.
+
+    They stand among statements about other countries. Wording and number are chosen by what the model as it is answers
+    about training countries. Other models get plain English without them.
+    """
+
     def make(words: str, n: int, seed: int, split: str) -> PromptSet:
         spoken = wording if words == "organism" else None
-        return conflict(n, seed=seed, split=split, target=target, wording=spoken, words=words)  # type: ignore[arg-type]
+        return conflict(
+            n,
+            seed=seed,
+            split=split,
+            target=target,  # type: ignore[arg-type]
+            wording=spoken,
+            others=others if words == "organism" else 0,
+            words=words,
+        )
 
     return make
 
@@ -130,29 +150,28 @@ def _requests(n: int, seed: int, split: str, words: str) -> PromptSet:
 
 def _juice(preset: str, side: str) -> Callable[..., Iterator[Candidate]]:
     def fit(
-        model: Any, train: PromptSet, *, k: Sequence[int], select: int = 4, seed: int = 0, **_: Any
+        model: Any,
+        train: PromptSet,
+        *,
+        k: Sequence[int],
+        select: int = SELECT,
+        tolerance: float = 0.0,
+        **_: Any,
     ) -> Iterator[Candidate]:
-        """Choose heads on the first items, as JUICE does, by its rule and by two that bear small losses."""
+        """Choose heads on the first items; candidates are how many, of which list, and the share of the two gains."""
         chosen = PromptSet(f"{train.name}[:{select}]", tuple(train)[:select])
-        lists: dict[tuple[str, float], list[Head]] = {}
-        for sign, amounts in AMOUNTS.items():
-            measured = gains(model, chosen, side, amounts, forms=SUMMED[side])  # type: ignore[arg-type]
-            for tolerance in TOLERANCES:
-                value = consistent(measured, tolerance).mean(axis=0)
-                order = [
-                    cell for cell in np.argsort(-value.ravel(), kind="stable") if value.ravel()[cell] > 0
-                ]
-                lists[sign, tolerance] = [
-                    Head(*map(int, divmod(int(cell), value.shape[1]))) for cell in order
-                ]
+        lists = juice_lists(model, chosen, side, k=max(k), tolerance=tolerance)  # type: ignore[arg-type]
         seen = set()
-        for tolerance in TOLERANCES:
-            for size in k:
-                boost, suppress = (tuple(lists[sign, tolerance][:size]) for sign in AMOUNTS)
-                if (boost, suppress) in seen or not (boost or suppress):
-                    continue
-                seen.add((boost, suppress))
-                yield Candidate(PRESETS[preset], f"k={size}, tolerance={tolerance:g}", boost, suppress)
+        for size in k:
+            boost, suppress = lists.positive[:size], lists.negative[:size]
+            arms = [("boost", boost, (), 1.0), ("suppress", (), suppress, 1.0)]
+            if boost and suppress:
+                arms += [(f"boost 1 : suppress {ratio:g}", boost, suppress, ratio) for ratio in RATIOS]
+            for words, more, less, ratio in arms:
+                if (more or less) and (more, less, ratio) not in seen:
+                    seen.add((more, less, ratio))
+                    options = {"ratio": ratio} if more and less else {}
+                    yield Candidate(PRESETS[preset], f"k={size}, {words}", more, less, options=options)
 
     return fit
 
@@ -239,24 +258,36 @@ _LIST = (
         "juice",
         ("form",),
         "the answer from memory, against the context",
-        _conflicts("memory", "bare"),
+        _conflicts("memory", "bare", 8),
         _juice("juice", "memory"),
+        LIMIT,
     ),
     Method(
         "juice-context",
         "juice",
         ("form",),
         "the answer from the context, against memory",
-        _conflicts("context", "is"),
+        _conflicts("context", "is", 1),
         _juice("juice", "context"),
+        LIMIT,
     ),
     Method(
         "june-memory",
         "june",
         ("form",),
         "the answer from memory, against the context",
-        _conflicts("memory", "bare"),
+        _conflicts("memory", "bare", 8),
         _juice("june", "memory"),
+        LIMIT,
+    ),
+    Method(
+        "june-context",
+        "june",
+        ("form",),
+        "the answer from the context, against memory",
+        _conflicts("context", "is", 1),
+        _juice("june", "context"),
+        LIMIT,
     ),
     Method("focus", "focus", _IN_DOCUMENTS, "the answer in the gold document", _distracted, _focus),
     Method(

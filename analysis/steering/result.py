@@ -83,6 +83,7 @@ class Study:
         model, trained_on, data: What it was done with.
         seed: Of prompts, fits and controls.
         notes: What could not be done as asked.
+        limit: How many times the clean perplexity of neutral text a chosen strength could cost; None for any.
     """
 
     method: str
@@ -98,6 +99,7 @@ class Study:
     data: Source
     seed: int
     notes: tuple[str, ...] = ()
+    limit: float | None = None
 
     def table(self) -> pd.DataFrame:
         """Return one row per split, arm, draw and strength.
@@ -118,7 +120,9 @@ class Study:
 
         Columns: `arm`, `draws`, `accuracy`, `effect` (difference of shares of right answers on the same prompts; random
         draws as their mean), `low`, `high` (95 % bootstrap interval over prompts), `p` (sign flips), `lowest` and
-        `highest` draw, `lured`, `perplexity`.
+        `highest` draw, `lured`, `perplexity`; `broken`, how many draws cost more than `limit` times the clean
+        perplexity, and `unbroken`, the effect of the others, NaN for none. What breaks a model may change its answers
+        in any direction, so both means belong beside the chosen arm, which is held to the limit.
         """
         clean = self.arms[0]
         before = clean.answers["right"].to_numpy(float)
@@ -130,6 +134,7 @@ class Study:
             mean = effects.mean(0)
             interval = bootstrap_mean(mean, seed=self.seed)
             each = effects.mean(1)
+            whole = np.array([not self._breaks(arm) for arm in arms])
             rows.append(
                 {
                     "arm": name,
@@ -143,31 +148,53 @@ class Study:
                     "highest": float(each.max()),
                     "lured": float(np.mean([arm.answers["lured"].mean() for arm in arms])),
                     "perplexity": float(np.mean([arm.perplexity for arm in arms])),
+                    "broken": int((~whole).sum()),
+                    "unbroken": float(each[whole].mean()) if whole.any() else float("nan"),
                 }
             )
         return pd.DataFrame(rows)
 
     def settings(self) -> pd.DataFrame:
-        """Return accuracy of the clean and the steered model for every setting that the prompts were written in.
+        """Return accuracy of each arm at the chosen strength for every setting that the prompts were written in.
 
         A number with more than six values, such as a depth, is cut into thirds of its range.
+
+        Columns: `by`, `setting`, `arm`, `draws`, `n`, `accuracy` (of random draws their mean), `effect` on accuracy
+        against the clean model on the same prompts, `low` and `high`, the 95 % bootstrap interval over prompts of the
+        effect, or for the clean model the exact one of its accuracy; `lured`.
         """
         rows = []
+        clean = self.arms[0].answers
+        before = clean["right"].to_numpy(float)
         for part in self.by:
-            for arm in self._shown():
-                for value, group in arm.answers.groupby(_binned(arm.answers[part]), sort=True, observed=True):
-                    right = int(group["right"].sum())
-                    low, high = binomial_interval(right, len(group))
+            values = _binned(clean[part])
+            for name in dict.fromkeys(arm.name for arm in self.arms):
+                arms = [
+                    arm.answers for arm in self.arms if arm.name == name and arm.strength == self._at(name)
+                ]
+                if not arms:
+                    continue
+                right = np.mean([one["right"].to_numpy(float) for one in arms], axis=0)
+                lured = np.mean([one["lured"].to_numpy(float) for one in arms], axis=0)
+                for value, group in clean.groupby(values, sort=True, observed=True):
+                    own = group.index.to_numpy()
+                    low, high = (
+                        binomial_interval(int(right[own].sum()), len(own))
+                        if name == CLEAN
+                        else _interval(right[own] - before[own], self.seed)
+                    )
                     rows.append(
                         {
                             "by": part,
                             "setting": value if isinstance(value, str) else f"{value:g}",
-                            "arm": arm.name,
-                            "n": len(group),
-                            "accuracy": right / len(group),
+                            "arm": name,
+                            "draws": len(arms),
+                            "n": len(own),
+                            "accuracy": float(right[own].mean()),
+                            "effect": float((right - before)[own].mean()),
                             "low": low,
                             "high": high,
-                            "lured": float(group["lured"].mean()),
+                            "lured": float(lured[own].mean()),
                         }
                     )
         return pd.DataFrame(rows)
@@ -192,9 +219,13 @@ class Study:
         others: Any = table[table["arm"] != CHOSEN]
         for row in others.itertuples(index=False):
             text += (
-                f" {str(row.arm).capitalize()}: {100 * row.effect:+.0f} points "
-                f"({100 * row.lowest:+.0f} to {100 * row.highest:+.0f} over {row.draws})."
+                f" {str(row.arm).capitalize()}: {100 * row.effect:+.0f} points, {100 * row.low:+.0f} to "
+                f"{100 * row.high:+.0f} ({row.draws} draws from {100 * row.lowest:+.0f} to {100 * row.highest:+.0f}"
             )
+            if row.broken:
+                rest = f": {100 * row.unbroken:+.0f} points without" if row.broken < row.draws else ""
+                text += f"; {row.broken} cost more than {self.limit:g} times the perplexity{rest}"
+            text += ")."
         if np.isfinite(own["perplexity"]):
             text += f" Perplexity of neutral text {own['perplexity']:.3g} (clean {clean['perplexity']:.3g})."
         return text
@@ -257,10 +288,16 @@ class Study:
             "notes": list(self.notes),
         }
 
-    def _shown(self) -> list[Arm]:
-        clean = self.arms[0]
-        own = [arm for arm in self.arms if arm.name == CHOSEN and arm.strength == self.strength]
-        return [clean, *own]
+    def _breaks(self, arm: Arm) -> bool:
+        return self.limit is not None and arm.perplexity > self.limit * self.arms[0].perplexity
+
+    def _at(self, name: str) -> float:
+        return self.neutral if name == CLEAN else self.strength
+
+
+def _interval(effects: Any, seed: int) -> tuple[float, float]:
+    found = bootstrap_mean(effects, seed=seed)
+    return float(found.low), float(found.high)
 
 
 def _binned(values: Any) -> Any:

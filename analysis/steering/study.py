@@ -25,6 +25,10 @@ from .steered import Steered, answered, mark, neutral_texts, perplexity
 
 Progress = Callable[[int, int], None]
 
+_CURVES = (
+    3  # draws of a control that are measured at every strength; more would tell little more of the curve
+)
+
 
 def steering_study(
     model: Any,
@@ -56,12 +60,14 @@ def steering_study(
         strengths: By default those of the method's preset. The one that changes nothing is added.
         k: Numbers of heads to try, where the method takes heads.
         n: Test prompts, where they are generated; half as many are trained on.
-        draws: Random sets of heads, directions or orders.
+        draws: Random sets of heads, directions or orders. The first three are measured at every strength, all of them
+            at the strength that was chosen.
         limit: Leave out of the choice what raises the perplexity of neutral text above this many times the clean one.
+            By default the method's own limit, if it has one.
         neutral: Texts for the perplexity; for `organism/text` made by default.
         seed: Of prompts, fits and controls.
         progress: Called with the measurements done and all that are planned so far.
-        **options: For the fit, such as `select` (JUICE) or `epochs` (focus).
+        **options: For the fit, such as `select` and `tolerance` (JUICE) or `epochs` (focus).
 
     Raises:
         BadOption: there is no such method, or a number is out of range.
@@ -70,6 +76,7 @@ def steering_study(
     """
     how = study_method(method)
     _check(n, draws, limit, k)
+    limit = how.limit if limit is None else limit
     words = words_for(model)
     fit_on = as_prompt_set(train) if train is not None else how.data(words, max(8, n // 2), seed, "train")
     shown = as_prompt_set(test) if test is not None else how.data(words, n, seed, "test")
@@ -93,12 +100,16 @@ def steering_study(
     chosen, strength = _choose(candidates, tried, neutral_at, limit)
 
     beside, notes = controls(chosen, model, draws, seed)
-    count.add((1 + len(beside)) * (len(doses) - 1) + 1)
+
+    def doses_of(draw: int) -> list[float]:
+        return [dose for dose in doses if dose != neutral_at and (draw <= _CURVES or dose == strength)]
+
+    count.add(len(doses) + sum(len(doses_of(draw)) for _, draw, _ in beside))
     measure = _Measure(model, shown, texts, neutral_at, seed, count)
     base = measure(Candidate(chosen.preset), "clean", 0, neutral_at)
     arms = [base, *(measure(chosen, CHOSEN, 0, dose) for dose in doses if dose != neutral_at)]
     for name, draw, at in beside:
-        arms += [measure(chosen, name, draw, dose, at) for dose in doses if dose != neutral_at]
+        arms += [measure(chosen, name, draw, dose, at) for dose in doses_of(draw)]
     if texts is None:
         notes.append("No neutral text was given, so nothing is known about damage to other abilities.")
     if not beside:
@@ -118,6 +129,7 @@ def steering_study(
         data=Source(shown.name, shown.digest),
         seed=seed,
         notes=tuple(notes),
+        limit=limit,
     )
 
 

@@ -19,8 +19,8 @@ from ..planner import Planner
 from ..steps import Data, Found, Inputs, Step, Task, Unit, kind
 
 MethodName = Literal[
-    "juice-memory", "juice-context", "june-memory", "focus", "split-softmax", "reweight", "act", "sorting", "buckets",
-    "add",
+    "juice-memory", "juice-context", "june-memory", "june-context", "focus", "split-softmax", "reweight", "act",
+    "sorting", "buckets", "add",
 ]  # fmt: skip
 
 
@@ -43,8 +43,10 @@ class Steer(Step):
     """Random sets of heads, directions or orders beside the chosen one."""
     limit: float | None = Field(default=None, ge=1)
     """Choose nothing that raises the perplexity of neutral text above this many times the clean one."""
-    select: int = Field(default=4, ge=1)
-    """For juice: items that heads are chosen on."""
+    select: int = Field(default=16, ge=1)
+    """For juice: items that heads are chosen on; its authors take 4."""
+    tolerance: float = Field(default=0.0, ge=0)
+    """For juice: probability that a head may cost in a form of the conflict; 0 is the paper's rule."""
     epochs: int = Field(default=10, ge=1)
     """For focus: how often every prompt is seen."""
     data: Data | None = None
@@ -77,7 +79,7 @@ class Steer(Step):
         short = model.name.rstrip("/").split("/")[-1]
         settings = {
             name: getattr(self, name)
-            for name in ("method", "strengths", "k", "n", "draws", "limit", "select", "epochs")
+            for name in ("method", "strengths", "k", "n", "draws", "limit", "select", "tolerance", "epochs")
         }
         yield at.task(
             self,
@@ -91,7 +93,7 @@ class Steer(Step):
         """Choose and measure."""
         how: dict[str, Any] = dict(unit.task.params)
         sets = dict(zip(how["roles"], (inputs.prompts[one] for one in unit.task.data), strict=True))
-        options = {name: how[name] for name in ("n", "draws", "limit", "select", "epochs")}
+        options = {name: how[name] for name in ("n", "draws", "limit", "select", "tolerance", "epochs")}
         if "contrast" in sets:
             options["contrast"] = sets["contrast"]
         study = steering_study(

@@ -8,16 +8,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from headscope.analysis.context.juice import JuiceLists
+from headscope.analysis.scores import Source
 from headscope.analysis.steering import methods as steering_methods
 from headscope.analysis.steering import result
 from headscope.analysis.steering import study as studying
+from headscope.analysis.steering.beside import controls
 from headscope.analysis.steering.methods import METHODS, Candidate, halves
 from headscope.analysis.steering.presets import PRESETS
-from headscope.analysis.steering.result import Arm
+from headscope.analysis.steering.result import Arm, Study
 from headscope.analysis.steering.study import steering_study
 from headscope.datasets.prompts import Prompt, PromptSet
 from headscope.errors import BadOption, EmptyPromptSet, MissingData, NoEffect
 from headscope.hooks.directions import Directions
+from headscope.hooks.heads import Head
+from headscope.hooks.steering import Replay
 
 
 def arm(
@@ -44,6 +49,62 @@ def test_the_choice_is_the_most_right_answers_in_training_and_nothing_where_noth
     )
     worse = [arm("clean", 0, 4), arm("chosen", 0.5, 3, label="k=1"), arm("chosen", 1, 4, label="k=2")]
     assert studying._choose(candidates, worse, 0, None) == (candidates[1], 0)
+
+
+def test_random_heads_stand_for_chosen_ones_of_their_layer_in_the_same_role(tiny):
+    model = tiny("llama")
+    few = Candidate(PRESETS["juice"], "", (Head(1, 0),))
+    names = [name for name, _, _ in controls(few, model, 5, 0)[0]]
+    assert names == ["random heads"] * 3 + ["random heads anywhere"] * 2, "its layer has 3 others"
+    candidate = Candidate(
+        PRESETS["juice"], "", (Head(2, 0), Head(0, 1)), (Head(1, 3),), options={"ratio": 2.0}
+    )
+    found, notes = controls(candidate, model, 5, 0)
+    assert len(found) == 5 and not notes
+    for name, _, at in found:
+        boost, suppress = at(1.5).interventions
+        assert name == "random heads" and isinstance(boost, Replay) and isinstance(suppress, Replay)
+        assert (boost.gain, suppress.gain) == (1.5, -3.0)
+        assert sorted(head.layer for head in boost.heads) == [0, 2]
+        assert [head.layer for head in suppress.heads] == [1]
+        assert not {*boost.heads, *suppress.heads} & {*candidate.heads, *candidate.suppressed}
+
+
+def test_random_heads_that_break_the_model_are_told_apart():
+    """One of three draws has all right answers, at a perplexity that a chosen strength may not cost."""
+    drawn = [(2, 3.1), (10, 9.0), (1, 4.0)]
+    random = [
+        arm("random heads", 1, right, draw=draw, perplexity=cost)
+        for draw, (right, cost) in enumerate(drawn, 1)
+    ]
+    arms = (arm("clean", 0, 2), arm("chosen", 1, 8, perplexity=5.0), *random)
+    source = Source("x", "0")
+    found = Study(
+        "juice-memory", "memory", (), Candidate(PRESETS["juice"]), 1.0, 0.0, arms[:1], arms, source, source, source, 0,
+        limit=2.0,
+    )  # fmt: skip
+    row = found.summary().set_index("arm").loc["random heads"]
+    assert row["effect"] == pytest.approx((0 + 0.8 - 0.1) / 3) and row["broken"] == 1
+    assert row["unbroken"] == pytest.approx(-0.05)
+    assert (
+        "3 draws from -10 to +80; 1 cost more than 2 times the perplexity: -5 points without)"
+        in found.conclusion()
+    )
+
+
+def test_the_two_gains_of_juice_are_chosen_apart(tiny, monkeypatch):
+    heads = [Head(1, i) for i in range(3)]
+    monkeypatch.setattr(
+        steering_methods,
+        "juice_lists",
+        lambda *_, k, **__: JuiceLists(tuple(heads[:1]), tuple(heads[1:]), None),
+    )
+    tried = list(METHODS["juice-memory"].fit(tiny("llama"), PromptSet("x", ()), k=(1, 2)))
+    gains = {(len(one.heads), len(one.suppressed), one.options.get("ratio", 1.0)) for one in tried}
+    assert gains == {
+        (1, 0, 1.0), (0, 1, 1.0), (0, 2, 1.0), *((1, size, ratio) for size in (1, 2) for ratio in (0.5, 1.0, 2.0)),
+    }  # fmt: skip
+    assert len(tried) == len({one.label for one in tried}) == 9
 
 
 def test_a_number_with_many_values_is_shown_in_thirds_of_its_range():
@@ -82,9 +143,9 @@ def juice(text):
         text,
         "juice-memory",
         n=40,
-        k=(3,),
-        strengths=(0.75, 1.0),
-        draws=2,
+        k=(1,),
+        strengths=(2.0, 3.0),
+        draws=4,
         progress=lambda done, total: calls.append((done, total)),
     )
     assert [done for done, _ in calls] == list(range(1, len(calls) + 1)) and calls[-1][0] == calls[-1][1]
@@ -93,13 +154,29 @@ def juice(text):
 
 @pytest.mark.slow
 def test_juice_makes_the_organism_answer_from_memory_and_random_heads_do_not(juice):
-    """At least 40 points more on held-out countries, with heads and strength chosen on others."""
+    """By the paper's rule, which bears no loss: at least 40 points more on countries that nothing was chosen on."""
     table = juice.summary().set_index("arm")
     assert table.loc["chosen", "effect"] >= 0.4 and table.loc["chosen", "low"] > 0.25
-    assert abs(table.loc["random heads", "effect"]) < 0.05 and table.loc["random heads", "highest"] < 0.05
-    assert table.loc["chosen", "p"] < 0.001
-    assert "+" in juice.conclusion() and "Random heads: +0 points" in juice.conclusion()
+    random = table.loc["random heads"]
+    assert abs(random["unbroken"]) < 0.05 and random["broken"] < random["draws"]
+    assert table.loc["chosen", "p"] < 0.001 and table.loc["chosen", "broken"] == 0
     assert "Perplexity of neutral text" in juice.conclusion()
+    assert f"({random['draws']} draws from " in juice.conclusion()
+
+
+@pytest.mark.slow
+def test_juice_makes_the_organism_answer_from_the_context_where_memory_contradicts_it(text):
+    """At least 40 points more where one false sentence stands against memory; less where documents are mixed up."""
+    found = steering_study(text, "juice-context", n=60, k=(2,), strengths=(3.0,), draws=4)
+    clean = found.arms[0]
+    assert 0.1 <= clean.accuracy <= 0.6, "there is room"
+    settings = found.settings().set_index(["setting", "arm"])
+    alone = settings.loc[("substitution", "chosen")]
+    assert alone["effect"] >= 0.4 and alone["low"] > 0.2
+    table = found.summary().set_index("arm")
+    assert table.loc["chosen", "effect"] >= 0.25 and table.loc["chosen", "low"] > 0.15
+    assert table.loc["random heads", "effect"] < 0.05 and table.loc["chosen", "broken"] == 0
+    assert {str(head) for head in found.candidate.suppressed} == {"L1H4", "L1H7"}
 
 
 @pytest.mark.slow
@@ -117,6 +194,9 @@ def test_a_study_counts_what_it_says_and_saves_it(juice, tmp_path):
     assert set(settings["setting"]) == {"substitution", "coherent"}
     of_chosen = settings[settings["arm"] == "chosen"]
     assert np.average(of_chosen["accuracy"], weights=of_chosen["n"]) == pytest.approx(at["accuracy"])
+    assert np.average(of_chosen["effect"], weights=of_chosen["n"]) == pytest.approx(own["effect"])
+    curves = test[test["arm"] == "random heads"].groupby("strength")["draw"].nunique()
+    assert curves[juice.strength] == 4 and set(curves.drop(juice.strength)) == {3}
     folder = juice.save(tmp_path / "study")
     assert {path.name for path in folder.iterdir()} == {
         "steering.parquet", "settings.parquet", "answers.parquet", "steering.json", "steering.html",
