@@ -117,9 +117,14 @@ def efficient_probe(
     """Train efficient probing on frozen pieces, such as one head's outputs, and test it on other images.
 
     Raises:
-        BadOption: The width is not a multiple of the number of queries.
+        BadOption: The width is not a multiple of the number of queries, or there are features of several heads.
         MissingData: There are fewer than two labels, or too few images.
     """
+    if features.ndim != 3:
+        raise BadOption(
+            f"efficient_probe: features have the shape {tuple(features.shape)}, expected [image, piece, width]; take one "
+            "head's, such as head_outputs(model, images)[:, layer, head]."
+        )
     width = features.shape[-1]
     if n_queries < 1 or width % n_queries:
         raise BadOption(f"n_queries is {n_queries}; the {width} channels cannot be cut into as many slices.")

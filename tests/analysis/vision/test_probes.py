@@ -144,5 +144,7 @@ def test_what_cannot_be_probed_is_refused(tiny):
         linear_probe(features, ["a"] * 12)
     with pytest.raises(BadOption, match="n_queries is 3"):
         efficient_probe(features[:, 0, 0], labels, n_queries=3)
+    with pytest.raises(BadOption, match="take one head's"):
+        efficient_probe(features, labels)
     with pytest.raises(MissingData, match="has no tower"):
         Tower.of(tiny("llama"))
