@@ -122,8 +122,8 @@ def efficient_probe(
     """
     if features.ndim != 3:
         raise BadOption(
-            f"efficient_probe: features have the shape {tuple(features.shape)}, expected [image, piece, width]; take one "
-            "head's, such as head_outputs(model, images)[:, layer, head]."
+            f"efficient_probe: features have the shape {tuple(features.shape)}, expected [image, piece, width]; take "
+            "one head's, such as head_outputs(model, images)[:, layer, head]."
         )
     width = features.shape[-1]
     if n_queries < 1 or width % n_queries:
