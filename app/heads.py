@@ -158,7 +158,7 @@ def _finders(asked: Asked, scores: HeadScores | None, beside: Asked) -> None:
         figure = _grid(asked, scores, (sizes.n_layers, sizes.n_heads), selected, dark)
         widgets.figure(figure, key="heads_grid", on_select=lambda: select("heads_grid"))
     with scatter:
-        other = _scores(beside)
+        other = scores if beside == asked else _scores(beside)
         if scores is None or other is None:
             st.caption("The scatter appears when both scores were run.")
         else:

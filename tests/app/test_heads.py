@@ -179,3 +179,18 @@ def test_an_effect_asks_for_its_prompts_metric_and_flow() -> None:
     assert Asked("zero-effect", "ioi", "accuracy", "direct") != Asked(
         "zero-effect", "ioi", "accuracy", "total"
     )
+
+
+@pytest.mark.parametrize("name", ["llava#tower", "vit"])
+def test_heads_that_read_images_are_scored_after_a_click(open_app: Open, model_folder, name: str) -> None:
+    """Few methods suit them, so that both axes begin with the same one."""
+    folder, _, part = name.partition("#")
+    app = open_app(model=f"{model_folder(folder)}{'#' + part if part else ''}", layer="0", head="1")
+    assert not app.exception
+    assert [one.key for one in app.button if str(one.key).startswith("heads_run")] == [
+        "heads_run_attention-distance"
+    ]
+    button(app, "heads_run_attention-distance").click()
+    app.run()
+    assert not app.exception
+    assert "attention-distance across, attention-distance up" in words(app)
