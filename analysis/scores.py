@@ -76,6 +76,10 @@ class HeadScores:
     n_resampled: int = 0
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise BadOption(
+                f"{self.method}: seed is {self.seed}; intervals are drawn with a seed of 0 or more."
+            )
         values = np.asarray(self.values, dtype=np.float64)
         if values.ndim != 2:
             raise BadRun(f"{self.method}: values have the shape {values.shape}, expected [layer, head].")
@@ -221,8 +225,8 @@ class HeadScores:
                 samples=samples,
                 method=str(meta["method"]),
                 options=dict(meta["options"]),
-                model=_source(meta, "model"),
-                data=_source(meta, "data"),
+                model=read_source(meta, "model"),
+                data=read_source(meta, "data"),
                 seed=int(meta["seed"]),
                 higher=str(meta["higher"]),
                 chance=None if meta["chance"] is None else np.array(meta["chance"], dtype=np.float64),
@@ -232,7 +236,7 @@ class HeadScores:
                 interval=interval,
                 n_resampled=n_resampled,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise BadRun(
                 f"{path}: {type(error).__name__}: {error}. The file is damaged: score again."
             ) from error
@@ -279,7 +283,8 @@ def _size(meta: dict, name: str) -> int:
     return size
 
 
-def _source(meta: dict, name: str) -> Source:
+def read_source(meta: dict[str, Any], name: str) -> Source:
+    """Read a name and a digest from what a file says; a ValueError or TypeError if they are none."""
     source = Source(**meta[name])
     if not all(isinstance(word, str) for word in source):
         raise ValueError(f"{name} is {tuple(source)!r}, expected a name and a digest")

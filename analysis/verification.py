@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ..errors import BadRun
+from ..errors import BadOption, BadRun
 from ..hooks.heads import Head
 from .files import read_json, read_table, write_json, write_table
-from .scores import FROM_ATTENTION, UNNAMED, HeadScores, Source
+from .scores import FROM_ATTENTION, UNNAMED, HeadScores, Source, read_source
 from .statistics import binomial_interval, bootstrap_mean, sign_flip
 from .verdict import Judgement, judge
 
@@ -75,6 +75,12 @@ class Verification:
     seed: int = 0
     margin: float = 0.1
     notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise BadOption(
+                f"{self.method}: seed is {self.seed}; intervals are drawn with a seed of 0 or more."
+            )
 
     @property
     def baseline(self) -> float:
@@ -204,13 +210,13 @@ class Verification:
                 clean,
                 arms,
                 *(str(meta[name]) for name in ("metric", "how", "phase", "method")),
-                model=Source(**meta["model"]),
-                data=Source(**meta["data"]),
+                model=read_source(meta, "model"),
+                data=read_source(meta, "data"),
                 seed=int(meta["seed"]),
                 margin=float(meta["margin"]),
                 notes=tuple(map(str, meta["notes"])),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise BadRun(
                 f"{path}: {type(error).__name__}: {error}. The file is damaged: check the scores again."
             ) from error

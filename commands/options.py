@@ -11,7 +11,7 @@ Model = Annotated[str, typer.Option("--model", "-m", help="organism/NAME, a fold
 Out = Annotated[Path, typer.Option(help="Folder that receives the run.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same numbers.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same numbers.")]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; by default a GPU if there is one.")]
 Dtype = Annotated[
     str | None,

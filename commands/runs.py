@@ -79,7 +79,7 @@ def compare_(
     ] = None,
     root: Root = Path("runs"),
     k: Annotated[str, typer.Option(help="Numbers of first heads whose overlap is counted.")] = "1,2,4,8,16",
-    seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the intervals.")] = 0,
     out: Annotated[Path | None, typer.Option(help="File for the report, such as compare.html.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -127,7 +127,7 @@ def export_(
         str, typer.Option(help="Which table: scores, or another of the folder, such as verify or samples.")
     ] = "scores",
     intervals: Annotated[int, typer.Option(min=1, help="headvis: intervals that examples come from.")] = 5,
-    seed: Annotated[int, typer.Option(help="headvis: of the examples drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="headvis: of the examples drawn.")] = 0,
     root: Root = Path("runs"),
     device: Device = None,
     dtype: Dtype = None,

@@ -63,7 +63,11 @@ def from_coco(path: str | Path, images: str | Path) -> tuple[Annotated, ...]:
         data = json.loads(plain(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MissingData(f"{path}: no such file.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: no UTF-8, no JSON, a number of 5,000 digits
         raise BadPrompts(f"{path}: not a JSON file that can be read: {error}") from None
     parts = {name: _listed(data, name, path) for name in ("images", "categories", "annotations")}
     names = {_field(one, "id", path, "categories", i): str(_field(one, "name", path, "categories", i))
@@ -82,7 +86,17 @@ def from_coco(path: str | Path, images: str | Path) -> tuple[Annotated, ...]:
         objects = found.get(_field(one, "id", path, "images", i))
         if not objects:
             continue
-        file = (folder / str(_field(one, "file_name", path, "images", i))).resolve()
+        named = str(_field(one, "file_name", path, "images", i))
+        try:
+            file = (folder / named).resolve()
+        except (
+            ValueError,
+            OSError,
+            RuntimeError,
+        ) as error:  # a NUL, half of a surrogate pair, links in a circle
+            raise BadPrompts(
+                f"{path}: images[{i}]: file_name {ascii(named)[:80]} is no path: {error}."
+            ) from None
         if not file.is_relative_to(folder):
             raise BadPrompts(f"{path}: images[{i}]: file_name leads out of the folder of images.")
         listed.append(Annotated(str(file), {name: tuple(boxes) for name, boxes in objects.items()}))

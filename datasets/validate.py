@@ -34,6 +34,7 @@ def problems(record: Mapping[str, Any]) -> list[Problem]:
     variants = record.get("variants", {})
     if isinstance(variants, Mapping):
         for name, value in variants.items():
+            found += _half("variants", name)
             found += _string(f"variants.{name}", value, empty=False)
     else:
         found.append(("variants", f"is {_shown(variants)}, expected an object of name: text"))
@@ -46,12 +47,15 @@ def _string(name: str, value: Any, *, empty: bool) -> list[Problem]:
         return [(name, f"is {_shown(value)}, expected a string")]
     if not value and not empty:
         return [(name, "is empty, expected at least one character")]
-    half = next((i for i, c in enumerate(value) if "\ud800" <= c <= "\udfff"), None)
-    if half is not None:
-        return [
-            (name, f"has half of a surrogate pair at character {half}, expected whole Unicode characters")
-        ]
-    return []
+    return _half(name, value)
+
+
+def _half(where: str, text: Any) -> list[Problem]:
+    """Name half of a surrogate pair, which no file can hold."""
+    half = next((i for i, c in enumerate(str(text)) if "\ud800" <= c <= "\udfff"), None)
+    if half is None:
+        return []
+    return [(where, f"has half of a surrogate pair at character {half}, expected whole Unicode characters")]
 
 
 def _spans(spans: Any, text: Any) -> list[Problem]:
@@ -60,6 +64,7 @@ def _spans(spans: Any, text: Any) -> list[Problem]:
     found: list[Problem] = []
     for name, pairs in spans.items():
         where = f"spans.{name}"
+        found += _half("spans", name)
         if not isinstance(name, str) or not name:
             found.append((where, f"has the name {_shown(name)}, expected at least one character"))
         elif not _is_list(pairs):
@@ -80,6 +85,7 @@ def _boxes(boxes: Any) -> list[Problem]:
     found: list[Problem] = []
     for name, listed in boxes.items():
         where = f"boxes.{name}"
+        found += _half("boxes", name)
         if not isinstance(name, str) or not name:
             found.append((where, f"has the name {_shown(name)}, expected at least one character"))
         elif not _is_list(listed):

@@ -56,7 +56,7 @@ class JobHead(Frozen):
     """For all steps: organism/NAME, a folder, or a hub id."""
     dtype: str = "float32"
     """For all steps."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """For all steps."""
     data: Data | None = None
     """For all steps."""

@@ -77,7 +77,7 @@ class Data(Frozen):
     """A .jsonl or .csv file; a relative path starts at the job file."""
     n: int | None = Field(default=None, ge=1)
     """Number of prompts: made, or taken from the front of the file."""
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=0)
     """Of made prompts; by default the step's."""
     column: str = ""
     """Of a .csv file: where the text stands."""
@@ -118,7 +118,7 @@ class Step(Frozen):
     """organism/NAME, a folder, or a hub id; by default the job's."""
     dtype: str = "float32"
     """Of the weights."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """By default the job's."""
 
     def problems(self, before: Sequence[str], base: Path) -> Iterable[tuple[str, str]]:
