@@ -31,6 +31,7 @@ _TITLES = {
     "command-line": "Command line",
     "jobs": "Job files",
     "recipes": "Recipes",
+    "errors": "Errors",
 }
 _made: dict[str, Any] = {}
 

@@ -89,6 +89,7 @@ def names() -> Iterator[tuple[str, str, str]]:
         yield "command-line", "-".join(words), text.split("\n\n")[1]
     for name, kind in _kinds().items():
         yield "jobs", f"kind-{name}", _first_line(inspect.getdoc(kind) or "")
+    yield from (("errors", name, line) for name, line in _errors().items())
     yield from (("recipes", path.stem, _first_line(path.read_text().lstrip("# "))) for path in recipes())
 
 
@@ -114,6 +115,7 @@ def pages() -> dict[str, str]:
         "command-line": _command_line(),
         "jobs": _jobs(),
         "recipes": _recipes(),
+        "errors": _errors_page(),
         **{f"api/{package}": _package(package) for package in packages()},
     }
     return {"index": _index(made), **made}
@@ -129,6 +131,7 @@ def _index(made: Mapping[str, str]) -> str:
         ("command-line", "command line", "every command with its help"),
         ("jobs", "job files", "every key of a job file and every kind of step"),
         ("recipes", "recipes", "jobs with the settings of published studies"),
+        ("errors", "errors", "what can be caught, and what each means"),
     ]
     table = [f"| [{title}]({page}.md) | {what} |" for page, title, what in rows]
     for package in packages():
@@ -386,11 +389,9 @@ def _fields(model: Any, without: set[str] = frozenset()) -> list[str]:  # type: 
     for name, info in model.model_fields.items():
         if name in without:
             continue
-        default = (
-            "needed"
-            if info.is_required()
-            else f"`{_cell(repr(info.get_default(call_default_factory=True)))}`"
-        )
+        value = None if info.is_required() else info.get_default(call_default_factory=True)
+        default = f"`{_cell(repr(value))}`" if not hasattr(type(value), "model_fields") else "see below"
+        default = "needed" if info.is_required() else default
         hint = re.sub(
             r"\b(headscope|typing|[a-z_]+)\.(\w+\.)*", "", inspect.formatannotation(info.annotation)
         )
@@ -414,6 +415,30 @@ def _recipes() -> str:
     ]
     for path in recipes():
         parts += [f"## {path.stem} {{#{path.stem}}}", "", "```yaml", path.read_text().strip(), "```", ""]
+    return "\n".join(parts)
+
+
+def _errors() -> dict[str, str]:
+    """Every error that is meant for a user, with its first line."""
+    from headscope import errors
+
+    found = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and _ours(kind)}
+    return {name: _first_line(inspect.getdoc(kind) or "") for name, kind in found.items()}
+
+
+def _errors_page() -> str:
+    from headscope import errors
+
+    parts = [
+        "# Errors",
+        "",
+        "All are in `headscope.errors`. A `CallError` ends a command with exit status 2, a `RunError` with 1.",
+        "[Troubleshooting](../how-to/troubleshooting.md) says what to do.",
+        "",
+    ]
+    for name, line in _errors().items():
+        (base,) = getattr(errors, name).__bases__
+        parts += [f"## {name} {{#{name}}}", "", line, "", f"A kind of `{base.__name__}`.", ""]
     return "\n".join(parts)
 
 

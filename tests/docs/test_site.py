@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pages
 import pytest
-from browser_driver import CHROMIUM, chromium
+from browser_driver import CHROMIUM, PATIENCE, chromium
 
 sys.path.insert(0, str(pages.ROOT / "docs" / "generate"))
 import reference_pages
@@ -145,6 +145,7 @@ def test_the_reference_is_made_from_all_there_is():
     words = {" ".join(words) for words, _ in reference_pages.commands()}
     assert {"headscope score", "headscope circuit find", "headscope runs export"} <= words
     assert ("api/headscope.hooks", "headscope.hooks.load.load") in entries
+    assert ("errors", "NoEffect") in entries
     assert ("interventions", "Zero") in entries and ("steering", "juice") in entries
 
 
@@ -154,6 +155,7 @@ def test_in_a_browser_it_opens_from_disk_asks_nobody_and_finds_words(site):
     errors: list[str] = []
     with chromium() as browser:
         page = browser.new_page()
+        page.set_default_timeout(1000 * PATIENCE)
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto((site / "index.html").as_uri())
