@@ -255,17 +255,36 @@ class Resample(Intervention):
 
 
 def zero(heads: Any, *, positions: Any = None, phase: Phase = "all") -> Zero:
-    """Remove heads: z := 0. Not the same as `uniform`, which keeps what a head writes without looking."""
+    """Remove heads: z := 0. Not the same as `uniform`, which keeps what a head writes without looking.
+
+    Args:
+        heads: The heads to change: `Head`s, or text such as `"L5H1,L6H0"`.
+        positions: At which tokens; None for all, and see `Intervention`.
+        phase: `prefill`, `decode` or `all`; see `Intervention`.
+    """
     return Zero(heads, positions=positions, phase=phase)
 
 
 def scale(heads: Any, gain: float, *, positions: Any = None, phase: Phase = "all") -> Scale:
-    """Multiply head outputs: z := gain * z (2 reinforces, 1 does nothing, -1 flips the sign)."""
+    """Multiply head outputs: z := gain * z (2 reinforces, 1 does nothing, -1 flips the sign).
+
+    Args:
+        heads: The heads to change: `Head`s, or text such as `"L5H1,L6H0"`.
+        gain: The factor; 1 changes nothing.
+        positions: At which tokens; None for all, and see `Intervention`.
+        phase: `prefill`, `decode` or `all`; see `Intervention`.
+    """
     return Scale(heads, gain, positions=positions, phase=phase)
 
 
 def uniform(heads: Any, *, positions: Any = None, phase: Phase = "all") -> Uniform:
-    """Spread attention evenly over the allowed keys: z_t := mean of v_j, j <= t, j real and in the layer's window."""
+    """Spread attention evenly over the allowed keys: z_t := mean of v_j, j <= t, j real and in the layer's window.
+
+    Args:
+        heads: The heads to change: `Head`s, or text such as `"L5H1,L6H0"`.
+        positions: At which tokens; None for all, and see `Intervention`.
+        phase: `prefill`, `decode` or `all`; see `Intervention`.
+    """
     return Uniform(heads, positions=positions, phase=phase)
 
 
@@ -297,7 +316,13 @@ def mean(
 
 
 def resample(heads: Any, *, positions: Any = None, phase: Phase = "all") -> Resample:
-    """Replace z by that of the paired run on each prompt's `corrupted` text, which must have as many tokens."""
+    """Replace z by that of the paired run on each prompt's `corrupted` text, which must have as many tokens.
+
+    Args:
+        heads: The heads to change: `Head`s, or text such as `"L5H1,L6H0"`.
+        positions: At which tokens; None for all, and see `Intervention`.
+        phase: `prefill`, `decode` or `all`; see `Intervention`.
+    """
     return Resample(heads, positions=positions, phase=phase)
 
 

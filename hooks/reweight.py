@@ -208,6 +208,13 @@ def split_softmax(
 
     With the gold span as keys this is the upper bound of Focus Directions, which may not see it. Reference: the use is
     from arXiv:2503.23306, the formula from Li et al. 2024, arXiv:2402.10962, remembered and not read again.
+
+    Args:
+        heads: The heads to change: `Head`s, or text such as `"L5H1,L6H0"`.
+        keys: Tokens to look at: positions, or the name of a span.
+        tau: The exponent, for all prompts or one for each.
+        positions: Of the queries, as in `Intervention`.
+        phase: As in `Intervention`.
     """
     return SplitSoftmax(heads, keys, tau, positions=positions, phase=phase)
 
@@ -229,6 +236,14 @@ def act(
 
     Reference: ACT, Yu et al. 2024, arXiv:2406.15765. Their code takes 0.1 as the threshold; third-party accounts of the
     paper say 5 / T, which `relative=True, threshold=5` gives (T here is the number of those queries).
+
+    Args:
+        heads: The heads to change: `Head`s, or text such as `"L5H1,L6H0"`.
+        beta: Share of their attention that sinks keep, for all prompts or one for each.
+        threshold: Mean attention above which a key is a sink.
+        relative: The threshold is divided by the number of queries.
+        positions: Of the queries, as in `Intervention`.
+        phase: As in `Intervention`.
     """
     return Calibrate(
         heads, beta=beta, threshold=threshold, relative=relative, positions=positions, phase=phase

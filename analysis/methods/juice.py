@@ -76,7 +76,8 @@ def juice_context(
 ) -> Measured:
     """Measure how much likelier the answer from the context gets with more of a head's output.
 
-    Formula: as for `juice-memory`, with the probability of what the context says, and c over substitution and coherent.
+    Formula: as for `juice-memory`, with the probability of what the context says, and c over substitution and coherent;
+        `sign` and `tolerance` are those of `juice-memory` too.
     Direction: above 0 the head is on JUICE's list: of heads to boost, or, for `sign="negative"`, to suppress.
     Shape and unit: one number per item and head, a sum of differences of probabilities, in [−2, 2].
     Reference: Li et al. 2025, arXiv:2503.10996, and the authors' code, where the context's list sums the two forms of

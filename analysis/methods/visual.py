@@ -59,7 +59,8 @@ def visual_concentration(
 ) -> Float[Tensor, "prompt head"]:
     """Measure how narrowly a head looks where it looks at the image.
 
-    Formula: C = 1 − H(p) / log N, p_j = A[i, j] / W over the image's N pieces, W = visual mass.
+    Formula: C = 1 − H(p) / log N, p_j = A[i, j] / W over the image's N pieces, W = visual mass; the rows i are
+        those that `queries` chooses, as in `visual-mass`.
     Direction: 1 means one piece gets everything, 0 means all pieces get the same.
     Shape and unit: a number in [0, 1] per prompt and head; NaN where a query's visual mass is below `min_mass`, since
         the shares of next to nothing mean nothing.
@@ -94,7 +95,8 @@ def box_share(
 ) -> Float[Tensor, "prompt head"]:
     """Measure which share of a head's attention on the image lies inside the object's box.
 
-    Formula: R / W, R = sum of A[i, j] over pieces whose middle lies in the box, W = visual mass.
+    Formula: R / W, R = sum of A[i, j] over pieces whose middle lies in the box, W = visual mass; the rows i are
+        those that `queries` chooses, as in `visual-mass`.
     Direction: 1 means that of the image the head looks only at the object; uniform attention scores the box's share of
         the image's pieces.
     Shape and unit: a share in [0, 1] per prompt and head; NaN for a prompt without the box, and where a query's visual

@@ -39,7 +39,7 @@ def as_markdown(text: str) -> str:
             out += ["", "```pycon"]
             fenced = True
         label = None if fenced else _LABEL.fullmatch(line)
-        if label and label[1] in SECTIONS:
+        if label and label[1] in SECTIONS and not label[2]:
             within = "section"
         elif label:
             within = "label"
