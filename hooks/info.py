@@ -60,7 +60,8 @@ _known: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
 def describe(model: Any) -> ModelInfo:
     """Describe a model; the digest and the self-check are computed at the first call and kept.
 
-    Works for any `TransformerBridge`, also one that `load` did not make.
+    Args:
+        model: Any `TransformerBridge`, also one that `load` did not make.
     """
     cfg, known = model.cfg, _known.setdefault(model, _Known())
     parameter = next(model.original_model.parameters())

@@ -225,6 +225,9 @@ def tower(model: Any) -> Tower:
     It stands on the same weights as `model`. `load("NAME#tower")` gives the same. In LLaVA only those layers count as
     the tower's that the text side reads (all but the last, mostly): no change of a later head could show.
 
+    Args:
+        model: A model that sees; a tower is returned as it is.
+
     Raises:
         MissingData: The model has no image tower that is known: CLIP's, SigLIP's, Idefics3's, Qwen2.5-VL's, Qwen3-VL's.
     """

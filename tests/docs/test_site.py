@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
@@ -130,6 +131,19 @@ def test_every_public_name_has_an_entry_with_its_description(site):
         assert len(line.split()) >= 2, f"{anchor} has no description"
         below = plain("".join(shown.text[shown.ids[anchor] :])[:20_000])
         assert plain(line)[:60] in below, f"reference/{page}: {anchor} does not say {line!r}"
+
+
+def test_the_front_door_says_what_every_argument_is():
+    import headscope
+
+    functions = [value for name in headscope.__all__ if inspect.isfunction(value := getattr(headscope, name))]
+    assert len(functions) > 15
+    for function in functions:
+        text = inspect.getdoc(inspect.unwrap(function)) or ""
+        for name in inspect.signature(function).parameters:
+            assert re.search(rf"^ +\*{{0,2}}(\w+, )*{name}(, \w+)*:", text, flags=re.M), (
+                f"{function.__name__}: {name}"
+            )
 
 
 def test_the_reference_is_made_from_all_there_is():
