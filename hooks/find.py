@@ -220,9 +220,14 @@ def check_folder(folder: Path, shown: str) -> None:
         raise BadModelFolder(f"{path} is not JSON ({error}); copy it again.") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise BadModelFolder(f"{path} names no model_type; it is not a Hugging Face model configuration.")
-    if (
-        config.get("transformers_weights") is not None
-    ):  # it would be read instead of the files that are digested
+    if (folder / "adapter_config.json").is_file():
+        # Where PEFT is installed, the adapter's base model would be read instead.
+        raise BadModelFolder(
+            f"{shown}: {folder} holds an adapter (adapter_config.json). Merge it into its model where you have both, "
+            "save_pretrained() that, and give its folder; or remove the file."
+        )
+    if config.get("transformers_weights") is not None:
+        # That file would be read instead of those that are digested.
         raise BadModelFolder(
             f"{path} names its weights under transformers_weights; remove that, and call the file model.safetensors."
         )

@@ -8,15 +8,17 @@ import pickle
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from headscope.cli import app
 from headscope.errors import BadModelFolder, HeadscopeError
+from headscope.hooks.find import ORGANISMS
 from headscope.hooks.load import describe, load
 from headscope.hooks.outline import outline
 
@@ -122,6 +124,15 @@ def test_other_weights_than_those_that_are_digested_are_refused(copy):
         load(copy)
 
 
+def test_an_adapter_does_not_lead_to_another_model(copy, flag):
+    change_to = {"peft_type": "LORA", "base_model_name_or_path": "/somewhere/else", "auto_mapping": None}
+    (copy / "adapter_config.json").write_text(json.dumps(change_to))
+    (copy / "adapter_model.bin").write_bytes(pickle.dumps(Touch(flag)))
+    with pytest.raises(BadModelFolder, match="holds an adapter"):
+        load(copy)
+    assert not flag.exists()
+
+
 @pytest.mark.parametrize("architecture", IMPORTING)
 def test_a_folder_that_claims_an_architecture_whose_code_is_imported_does_not_run(copy, flag, architecture):
     change(copy / "config.json", architectures=[architecture])
@@ -175,6 +186,28 @@ def test_tokenizers_and_processors_of_their_own_do_not_run(copy, flag, file):
     assert not flag.exists()
 
 
+@pytest.mark.parametrize(
+    "file", ["processor_config.json", "preprocessor_config.json", "tokenizer_config.json"]
+)
+def test_what_reads_images_does_not_run_either(tmp_path, flag, file):
+    folder = tmp_path / "sees"
+    shutil.copytree(ORGANISMS / "vision", folder)
+    path = folder / file
+    path.write_text(path.read_text() if path.exists() else "{}")
+    names = {
+        "AutoProcessor": "own.Own",
+        "AutoImageProcessor": "own.Own",
+        "AutoTokenizer": ["own.Own", "own.Own"],
+    }
+    change(path, auto_map=names, processor_class="Own")
+    (folder / "own.py").write_text(f"open({str(flag)!r}, 'w')\nclass Own: pass\n")
+    try:
+        load(folder)
+    except BadModelFolder as error:
+        assert "own.py" in str(error) or "runs no code" in str(error) or "cannot be" in str(error)
+    assert not flag.exists()
+
+
 def test_a_generate_of_its_own_does_not_run(copy, flag):
     (copy / "custom_generate").mkdir()
     (copy / "custom_generate" / "generate.py").write_text(
@@ -224,6 +257,40 @@ def test_the_command_line_runs_own_code_only_with_its_flag(own, flag):
     assert done.exit_code == 0, done.stderr
     assert "own.py" in done.stderr and "all your rights" in done.stderr
     assert flag.exists()
+
+
+def test_a_job_runs_own_code_only_with_the_flag_and_does_not_remember_it(own, flag):
+    job, runs = own.parent / "job.json", str(own.parent / "runs")
+    step = {"kind": "score", "method": "previous-token", "data": {"name": "repeated", "n": 4}}
+    job.write_text(json.dumps({"name": "own", "model": str(own), "trust_remote_code": True, "steps": [step]}))
+    asked = CliRunner().invoke(app, ["run", str(job), "--out", runs])
+    assert asked.exit_code == 2 and "there is no such setting" in asked.stderr
+    job.write_text(json.dumps({"name": "own", "model": str(own), "steps": [step]}))
+    call = ["run", str(job), "--out", runs, "--quiet"]
+    for more in ([], ["--dry-run"]):
+        refused = CliRunner().invoke(app, [*call, *more])
+        assert refused.exit_code == 2, refused.output
+        assert not flag.exists()
+    done = CliRunner().invoke(app, [*call, "--trust-remote-code"])
+    assert done.exit_code == 0, done.output
+    assert flag.exists()
+    (folder,) = Path(runs).iterdir()
+    assert "trust" not in (folder / "manifest.json").read_text().replace("--trust-remote-code", "")
+
+
+def test_every_command_that_loads_a_model_has_the_flag():
+    def options(command: Any) -> set[str]:
+        return {name for parameter in command.params for name in parameter.opts}
+
+    def walk(command: Any) -> Iterator[Any]:
+        for inner in getattr(command, "commands", {}).values():
+            yield from walk(inner)
+        if not getattr(command, "commands", {}):
+            yield command
+
+    commands = [one for one in walk(get_command(app)) if "--device" in options(one)]
+    assert len(commands) > 12
+    assert [one.name for one in commands if "--trust-remote-code" not in options(one)] == []
 
 
 def test_no_module_of_a_model_stays_imported(copy, flag):
