@@ -146,6 +146,7 @@ def juice(text):
         k=(1,),
         strengths=(2.0, 3.0),
         draws=4,
+        select=8,
         progress=lambda done, total: calls.append((done, total)),
     )
     assert [done for done, _ in calls] == list(range(1, len(calls) + 1)) and calls[-1][0] == calls[-1][1]
@@ -161,7 +162,7 @@ def test_juice_makes_the_organism_answer_from_memory_and_random_heads_do_not(jui
     assert abs(random["unbroken"]) < 0.05 and random["broken"] < random["draws"]
     assert table.loc["chosen", "p"] < 0.001 and table.loc["chosen", "broken"] == 0
     assert "Perplexity of neutral text" in juice.conclusion()
-    assert f"({random['draws']} draws from " in juice.conclusion()
+    assert f"({random['draws']:.0f} draws from " in juice.conclusion()
 
 
 @pytest.mark.slow
