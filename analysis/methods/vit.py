@@ -22,7 +22,7 @@ from ...hooks.sweep import Progress
 from ...hooks.tower import Tower
 from ..registry import Measured, method
 from ..vision.rings import mean_distance, ring_profile
-from ..vision.vit import each_attention, without_each_head
+from ..vision.vit import each_attention, first_piece, without_each_head
 
 _ROWS = 16
 _PAPER = "Li et al. 2023, arXiv:2303.13731"
@@ -112,14 +112,8 @@ def attention_distance(model: Any, prompts: PromptSet, *, progress: Progress | N
 
     def visit(layer: int, rows: list[int], pattern: Tensor) -> None:
         nonlocal side
-        # The towers of some models have no class token in front.
-        first = 0 if isqrt(pattern.shape[-1]) ** 2 == pattern.shape[-1] else 1
-        n_pieces = pattern.shape[-1] - first
-        side = isqrt(n_pieces)
-        if side * side != n_pieces:
-            raise MissingData(
-                f"{model.cfg.model_name} cuts images into {n_pieces} pieces, which form no square."
-            )
+        first = first_piece(model, pattern.shape[-1])
+        side = isqrt(pattern.shape[-1] - first)
         profile = ring_profile(pattern[..., first:, first:]).double().cpu().numpy()
         samples[rows, layer] = mean_distance(profile)
         if progress and layer == shape[1] - 1:

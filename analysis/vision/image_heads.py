@@ -13,12 +13,12 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
-from ...errors import EmptyPromptSet, MissingData
+from ...errors import EmptyPromptSet
 from ..figures.image_heads import image_heads_figure
 from ..files import write_atomically, write_table
 from .pattern_kinds import PatternKinds, pattern_kinds
 from .rings import mean_distance, ring_profile
-from .vit import each_attention
+from .vit import each_attention, first_piece
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ImageHeads:
     Attributes:
         rings: [layer, head, ring] share of attention at distance 0, 1, 2, ... on the grid, mean over pieces and images.
         near: The same as a mean over each ring's pieces, which is fair at the border.
-        to_cls: [layer, head] attention of pieces on CLS.
+        to_cls: [layer, head] attention of pieces on CLS; 0 where the model has none.
         kinds: Groups of like maps.
         typical: [cluster, query, key] the typical map of each group.
         model: Name.
@@ -87,7 +87,7 @@ def image_heads(
     Reference: Li et al. 2023, arXiv:2303.13731 (abstract read; details are ours).
 
     Args:
-        model: A ViT.
+        model: A ViT, or the tower of a model that reads too (`NAME#tower`).
         images: Pictures, as in a prompt's `image`; every map of every one is kept in memory.
         n_clusters: Groups of maps.
         seed: Of the groups.
@@ -105,13 +105,10 @@ def image_heads(
     cls: list[list[np.ndarray]] = [[] for _ in range(n_layers)]
 
     def visit(layer: int, rows: list[int], pattern: Tensor) -> None:
-        n_pieces = pattern.shape[-1] - 1
-        if round(n_pieces**0.5) ** 2 != n_pieces:
-            raise MissingData(
-                f"{model.cfg.model_name} cuts images into {n_pieces} pieces, which form no square."
-            )
-        kept[layer].append(pattern[:, :, 1:, 1:].cpu().numpy())
-        cls[layer].append(pattern[:, :, 1:, 0].mean(-1).cpu().numpy())
+        first = first_piece(model, pattern.shape[-1])
+        kept[layer].append(pattern[:, :, first:, first:].cpu().numpy())
+        # Without CLS nothing is given to it.
+        cls[layer].append(pattern[:, :, first:, :first].sum(-1).mean(-1).cpu().numpy())
         if progress:
             progress(layer + 1, n_layers)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import isqrt
 from typing import Any
 
 import torch
@@ -36,13 +37,27 @@ def pixels(model: Any, images: Sequence[str]) -> Float[Tensor, "image channel ro
     return found.to(next(model.original_model.parameters()))
 
 
+def first_piece(model: Any, n_tokens: int) -> int:
+    """Return where the pieces of an image begin among its tokens: after CLS, or at once where there is none.
+
+    Raises:
+        MissingData: The pieces form no square.
+    """
+    first = 0 if isqrt(n_tokens) ** 2 == n_tokens else 1
+    n_pieces = n_tokens - first
+    if isqrt(n_pieces) ** 2 != n_pieces:
+        raise MissingData(f"{model.cfg.model_name} cuts images into {n_pieces} pieces, which form no square.")
+    return first
+
+
 @torch.no_grad()
 def each_attention(
     model: Any,
     images: Sequence[str],
     visit: Callable[[int, list[int], Float[Tensor, "image head query_piece key_piece"]], None],
 ) -> None:
-    """Show every layer's attention to `visit(layer, rows, pattern)`, some images at a time; piece 0 is CLS.
+    """Show every layer's attention to `visit(layer, rows, pattern)`, some images at a time; token 0 is CLS
+    where the model has one (`first_piece`).
 
     Raises:
         HookNeverFired: A layer shows no pattern.

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import headscope.cli
 import headscope.hooks.load
 from headscope.analysis.run import load_run
+from headscope.hooks.find import split_part
 from headscope.hooks.load import available
 from headscope.jobs.listing import open_folder
 from headscope.jobs.run import plan_job, run_job
@@ -22,16 +23,13 @@ RECIPES = sorted((Path(headscope.cli.__file__).parent / "jobs" / "recipes").glob
 by_name = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 
 
-TINY = "model=tiny/vit"  # no image model is shipped; a random one stands in
-
-
-def on_the_organism(path: Path, model_folder) -> list[str]:
-    """Read the settings that the recipe gives for a shipped model, or for a random one of this size."""
+def on_the_organism(path: Path) -> list[str]:
+    """Read the settings that the recipe gives for a shipped model."""
     said = re.search(r"^# on the organism:(.*\n(?:#\s+--set .*\n)*)", path.read_text(encoding="utf-8"), re.M)
     assert said, f"{path.name} has no line `# on the organism: --set model=organism/...`"
-    words = shlex.split(said[1].replace("#", " "))
+    words = shlex.split(re.sub(r"^#", " ", said[1], flags=re.M))
     assert words[::2] == ["--set"] * (len(words) // 2)
-    return [f"model={model_folder('vit')}" if one == TINY else one for one in words[1::2]]
+    return words[1::2]
 
 
 def test_there_are_recipes():
@@ -62,13 +60,13 @@ def test_its_dry_run_loads_no_weights_and_touches_no_network(path: Path, tmp_pat
 
 
 @by_name
-def test_it_is_about_published_models_and_can_be_planned_on_a_shipped_one(path: Path, model_folder):
+def test_it_is_about_published_models_and_can_be_planned_on_a_shipped_one(path: Path):
     shipped = {card.name for card in available()}
     published = {step.model for cell in read_job(path).cells for step in cell.steps if step.model}
     assert published and not published & shipped, "the paper's models, or open ones in their place"
-    job = read_job(path, on_the_organism(path, model_folder))
+    job = read_job(path, on_the_organism(path))
     models = {step.model for cell in job.cells for step in cell.steps if step.model}
-    assert models <= shipped | {str(model_folder("vit"))}
+    assert {split_part(model)[0] for model in models} <= shipped
     plan = plan_job(job)
     steps = {step.name or step.kind for cell in job.cells for step in cell.steps}
     assert {task.step.name or task.step.kind for task in plan.tasks} == steps, "every step has a task"
@@ -76,8 +74,8 @@ def test_it_is_about_published_models_and_can_be_planned_on_a_shipped_one(path: 
 
 @pytest.mark.slow
 @by_name
-def test_it_runs_on_a_shipped_model(path: Path, tmp_path: Path, model_folder):
-    outcome = run_job(read_job(path, on_the_organism(path, model_folder)), tmp_path)
+def test_it_runs_on_a_shipped_model(path: Path, tmp_path: Path):
+    outcome = run_job(read_job(path, on_the_organism(path)), tmp_path)
     assert outcome.state == "done", [*outcome.missing, *outcome.refused]
     assert (outcome.folder / "report.html").stat().st_size > 100_000
     opened = open_folder(outcome.folder)

@@ -15,6 +15,7 @@ from headscope.analysis.vision.vit import each_attention, pixels
 from headscope.datasets.prompts import Prompt, PromptSet
 from headscope.errors import BadOption, BadPrompts, EmptyPromptSet, MissingData
 from headscope.hooks.encode import encode
+from headscope.hooks.load import load
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +155,10 @@ def test_image_heads_puts_together_rings_cls_and_kinds(vit, pictures, tmp_path):
         image_heads(vit, [])
     with pytest.raises(BadOption, match="from 2 to 36"):
         image_heads(vit, images, n_clusters=40)
+
+
+def test_a_tower_without_a_class_token_gives_it_nothing(model_folder, pictures):
+    tower = load(f"{model_folder('idefics3')}#tower")
+    found = image_heads(tower, [prompt.image for prompt in pictures], n_clusters=2)
+    assert (found.to_cls == 0).all() and found.typical.shape[1:] == (16, 16)
+    assert np.allclose(found.rings.sum(-1), 1, atol=1e-5)
