@@ -68,6 +68,11 @@ class _Commands(TyperGroup):
         except HeadscopeError as error:
             say(f"{type(error).__name__}: {error}", err=True)
             raise typer.Exit(2 if isinstance(error, CallError) else 1) from None
+        except RuntimeError as error:
+            if "home directory" not in str(error):  # what pathlib says of ~name where there is no such user
+                raise
+            say(f"{CannotRead.__name__}: {error} Write the path out instead of ~.", err=True)
+            raise typer.Exit(1) from None
         except OSError as error:
             if error.errno == errno.EPIPE:  # who read the output has gone: Typer ends quietly
                 raise

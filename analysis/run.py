@@ -146,7 +146,16 @@ def save_check(
         CannotWrite: The system refused; the run is as it was.
     """
     run.require(model)
-    scored, before = run.manifest["command"].splitlines()[0], run.manifest.get("seconds")
+    scored = str(run.manifest.get("command") or "headscope score").splitlines()[0]
+    before, started = run.manifest.get("seconds"), str(run.manifest.get("started"))
+    try:
+        begun = datetime.fromisoformat(started)
+        before = None if before is None else float(before)
+    except (TypeError, ValueError) as error:
+        raise BadRun(
+            f"{run.folder / 'manifest.json'}: started is {started!r} and seconds {before!r}, expected an ISO time "
+            "and a number. The file is damaged: score again."
+        ) from error
     return save_run(
         run.folder.parent,
         run.scores,
@@ -154,7 +163,7 @@ def save_check(
         prompts=run.prompts,
         command=f"{scored}\n{command}",
         verification=verification,
-        started=datetime.fromisoformat(run.manifest["started"]),
+        started=begun,
         seconds=before if seconds is None else (before or 0) + seconds,
         folder=run.folder,
     )

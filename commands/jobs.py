@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .console import show, working
+from .console import say, show, working
 from .options import Json
 
 jobs = typer.Typer(
@@ -39,7 +39,10 @@ def schema(
             from ..analysis.files import write_atomically
 
             write_atomically(out, text)
-    typer.echo(f"File: {out}" if out is not None else text, nl=out is not None)
+    if out is not None:
+        say(f"File: {out}")
+    else:
+        typer.echo(text, nl=False)
 
 
 @jobs.command("kinds")

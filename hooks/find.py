@@ -153,7 +153,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         return (folder / "model.safetensors",)
     try:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadModelFolder(f"{index} is not a weight index ({error}); copy it again.") from error
     for shard in shards:
         # transformers reads whatever stands there: a file outside the folder, or a pickle.
@@ -216,7 +216,7 @@ def check_folder(folder: Path, shown: str) -> None:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadModelFolder(f"{path} is not JSON ({error}); copy it again.") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise BadModelFolder(f"{path} names no model_type; it is not a Hugging Face model configuration.")

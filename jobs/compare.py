@@ -255,7 +255,8 @@ def _differs(one: Run, two: Run) -> tuple[str, ...]:
         )
     if a.seed != b.seed:
         found.append(f"Other seeds: {a.seed} and {b.seed}.")
-    versions = [run.manifest.get("versions", {}) for run in (one, two)]
+    said = [run.manifest.get("versions") for run in (one, two)]
+    versions = [of if isinstance(of, dict) else {} for of in said]
     for library in _LIBRARIES:
         if versions[0].get(library) != versions[1].get(library):
             found.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,7 @@ def open_folder(folder: str | Path) -> Opened:
 def result_folders(folder: Path, manifest: dict[str, Any]) -> list[Path]:
     """Return the folders of a job's results that are there, in the job's order."""
     root = folder.resolve()
-    named = [folder / str(one.get("folder", "")) for one in _listed(manifest, "results")]
+    named = [folder / str(one.get("folder", "")) for one in listed_in(manifest, "results")]
     return [
         path
         for path in named
@@ -223,15 +223,15 @@ def _job(root: Path, folder: Path) -> Entry:
         "job",
         *(_once(fact[i] for fact in facts) for i in range(3)),
         state=str(manifest.get("state", "")),
-        done=_count(units, "done"),
-        planned=_count(units, "planned"),
+        done=count_of(units, "done"),
+        planned=count_of(units, "planned"),
         started=str(manifest.get("started", "")),
         seconds=seconds if isinstance(seconds := manifest.get("seconds"), (int, float)) else None,
     )
 
 
-def _count(units: Any, name: str) -> int:
-    """A number of units, 0 where a manifest does not say."""
+def count_of(units: Any, name: str) -> int:
+    """Return a number of units, 0 where a manifest does not say."""
     count = units.get(name) if isinstance(units, dict) else None
     return count if isinstance(count, int) else 0
 
@@ -249,7 +249,8 @@ def _facts(folder: Path) -> tuple[str, str, str] | None:
         return None
 
 
-def _listed(manifest: dict[str, Any], name: str) -> Sequence[dict[str, Any]]:
+def listed_in(manifest: Mapping[str, Any], name: str) -> Sequence[dict[str, Any]]:
+    """Return the entries of a list in a manifest; none where there is no such list."""
     value = manifest.get(name)
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 

@@ -18,7 +18,7 @@ from ..analysis.run import Run
 from ..analysis.sections import add_figure, section
 from ..errors import BadRun
 from ..hooks.heads import Head
-from .listing import Opened, latest, open_folder, result_folders, settings
+from .listing import Opened, count_of, latest, open_folder, result_folders, settings
 
 _MOST_PARTS, _MOST_ROWS, _MOST_MISSING, _MOST_IN_MATRIX = 24, 500, 100, 16
 
@@ -82,8 +82,7 @@ def job_page(job: Opened) -> str:
 
 def in_words(manifest: Mapping[str, Any], folder: Path) -> tuple[str, str]:
     """Say how far a job is, and what to do about it."""
-    units = manifest.get("units") or {}
-    done, planned = int(units.get("done", 0)), int(units.get("planned", 0))
+    done, planned = (count_of(manifest.get("units"), name) for name in ("done", "planned"))
     again = f"To go on: headscope run {folder}"
     state = str(manifest.get("state", ""))
     if state == "done" and done >= planned:

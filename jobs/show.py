@@ -8,7 +8,7 @@ from ..analysis.figures.style import interval, number
 from ..analysis.run import Run
 from ..analysis.scores import FROM_ATTENTION
 from ..hooks.heads import Head
-from .listing import Opened, latest
+from .listing import Opened, latest, listed_in
 from .reports import in_words
 
 
@@ -57,7 +57,7 @@ def record(opened: Opened, top: int = 5) -> dict[str, Any]:
         "started": manifest.get("started"),
         "seconds": manifest.get("seconds"),
         "scores": [_score(run, top) for run in latest(opened.runs)],
-        "missing": [one for one in manifest.get("missing") or () if isinstance(one, dict)],
+        "missing": listed_in(manifest, "missing"),
         "problems": opened.problems,
     }
 

@@ -70,7 +70,7 @@ def load_sae(folder: str | Path) -> Sae:
     try:
         record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise BadModelFolder(f"{folder}: cannot be read ({error}).") from error
     if not isinstance(record, dict):
         raise BadModelFolder(f"{folder / CONFIG}: holds a {type(record).__name__}, expected a JSON object.")
