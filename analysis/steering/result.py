@@ -157,11 +157,12 @@ class Study:
     def settings(self) -> pd.DataFrame:
         """Return accuracy of each arm at the chosen strength for every setting that the prompts were written in.
 
-        A number with more than six values, such as a depth, is cut into thirds of its range.
+        Where no strength was chosen, at that with the most right answers in training. A number with more than six
+        values, such as a depth, is cut into thirds of its range.
 
-        Columns: `by`, `setting`, `arm`, `draws`, `n`, `accuracy` (of random draws their mean), `effect` on accuracy
-        against the clean model on the same prompts, `low` and `high`, the 95 % bootstrap interval over prompts of the
-        effect, or for the clean model the exact one of its accuracy; `lured`.
+        Columns: `by`, `setting`, `arm`, `strength`, `draws`, `n`, `accuracy` (of random draws their mean), `effect` on
+        accuracy against the clean model on the same prompts, `low` and `high`, the 95 % bootstrap interval over
+        prompts of the effect, or for the clean model the exact one of its accuracy; `lured`.
         """
         rows = []
         clean = self.arms[0].answers
@@ -188,6 +189,7 @@ class Study:
                             "by": part,
                             "setting": value if isinstance(value, str) else f"{value:g}",
                             "arm": name,
+                            "strength": self._at(name),
                             "draws": len(arms),
                             "n": len(own),
                             "accuracy": float(right[own].mean()),
@@ -292,7 +294,13 @@ class Study:
         return self.limit is not None and arm.perplexity > self.limit * self.arms[0].perplexity
 
     def _at(self, name: str) -> float:
-        return self.neutral if name == CLEAN else self.strength
+        if name == CLEAN:
+            return self.neutral
+        if self.strength != self.neutral:
+            return self.strength
+        tried = [arm for arm in self.train if arm.candidate == self.candidate.label and arm.name == CHOSEN]
+        best = max(tried, key=lambda arm: (arm.accuracy, -abs(arm.strength - self.neutral)), default=None)
+        return self.strength if best is None else best.strength
 
 
 def _interval(effects: Any, seed: int) -> tuple[float, float]:

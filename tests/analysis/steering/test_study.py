@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -90,6 +91,20 @@ def test_random_heads_that_break_the_model_are_told_apart():
         "3 draws from -10 to +80; 1 cost more than 2 times the perplexity: -5 points without)"
         in found.conclusion()
     )
+
+
+def test_where_nothing_helps_settings_are_shown_at_the_best_strength_in_training():
+    train = (arm("clean", 0, 5), arm("chosen", 1, 2), arm("chosen", 2, 4), arm("chosen", 3, 4))
+    labels = ["a"] * 5 + ["b"] * 5
+    arms = tuple(replace(one, answers=one.answers.assign(form=labels)) for one in train)
+    source = Source("x", "0")
+    no = Candidate(PRESETS["juice"])
+    found = Study("juice-memory", "memory", ("form",), no, 0.0, 0.0, train, arms, source, source, source, 0)
+    rows = found.settings().set_index(["arm", "setting"])
+    assert set(rows.loc["chosen", "strength"]) == {2.0} and set(rows.loc["clean", "strength"]) == {0.0}
+    assert rows.loc[("chosen", "a"), "accuracy"] == 0.8 and rows.loc[("chosen", "b"), "effect"] == 0
+    assert rows.loc[("chosen", "a"), "effect"] == pytest.approx(-0.2) and len(rows) == 4
+    assert "it does not help here" in found.conclusion()
 
 
 def test_the_two_gains_of_juice_are_chosen_apart(tiny, monkeypatch):
