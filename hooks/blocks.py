@@ -100,12 +100,10 @@ class Blocks:
             for index, block in enumerate(self.model.blocks):
                 if not hasattr(block, "attn") or getattr(block.attn, "o", None) is None:
                     raise Unsupported(f"layer {index} has no attention with an output projection")
-                before = block.register_forward_pre_hook(self._keep_input, with_kwargs=True)
-                undo.callback(before.remove)
-                after = block.attn.register_forward_hook(self._keep_written)
-                undo.callback(after.remove)
-                end = block.register_forward_hook(self._keep_form)
-                undo.callback(end.remove)
+                # Put there and noted in one statement, since a key may be pressed between any two.
+                undo.callback(block.register_forward_pre_hook(self._keep_input, with_kwargs=True).remove)
+                undo.callback(block.attn.register_forward_hook(self._keep_written).remove)
+                undo.callback(block.register_forward_hook(self._keep_form).remove)
                 for name in ("z", "v"):
                     hooks.append((f"blocks.{index}.attn.hook_{name}", self._keeper(index, name)))
             undo.enter_context(self.model.hooks(fwd_hooks=hooks))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -37,7 +37,8 @@ class Pass:
     first_row: int = 0
 
 
-_running: WeakKeyDictionary[Any, list[Pass]] = WeakKeyDictionary()
+# Passes are held by the frames that announce them, so that one whose end was interrupted is gone with its frame.
+_running: WeakKeyDictionary[Any, list[ref[Pass]]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -45,17 +46,20 @@ def announce(model: Any, running: Pass) -> Iterator[None]:
     """Let hooks of this model learn the absolute positions of the tokens that are fed inside the block."""
     stack = _running.setdefault(bridge_of(model), [])
     try:
-        stack.append(running)
+        stack.append(ref(running))
         yield
     finally:
         # Not simply the last one: a generator that was left suspended ends whenever it is collected.
-        del stack[max(index for index, one in enumerate(stack) if one is running)]
+        places = [index for index, one in enumerate(stack) if one() is running]
+        if places:
+            del stack[places[-1]]
 
 
 def running_pass(model: Any) -> Pass | None:
     """Return what the innermost `announce` said, or None outside of one (someone called the model directly)."""
     stack = _running.get(bridge_of(model))
-    return stack[-1] if stack else None
+    found = [one() for one in reversed(stack or ())]
+    return next((one for one in found if one is not None), None)
 
 
 def forward(
@@ -112,11 +116,9 @@ def _left_by_layers(model: Any) -> Iterator[list[Tensor]]:
         # An intervention may run the model inside this pass, on other prompts; what comes last is this pass's own.
         left[:] = [hidden.detach()]
 
-    handle = model.blocks[-1].register_forward_hook(keep)
-    try:
+    with ExitStack() as undo:
+        undo.callback(model.blocks[-1].register_forward_hook(keep).remove)
         yield left
-    finally:
-        handle.remove()
 
 
 def _call(model: Any, batch: Batch, **options: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -30,12 +30,9 @@ def unembedded(model: Any) -> Iterator[list[Tensor]]:
     def keep(_: Any, args: tuple[Any, ...]) -> None:
         seen.append(args[0].detach())
 
-    with turn(model):
-        handle = model.unembed.register_forward_pre_hook(keep)
-        try:
-            yield seen
-        finally:
-            handle.remove()
+    with turn(model), ExitStack() as undo:
+        undo.callback(model.unembed.register_forward_pre_hook(keep).remove)
+        yield seen
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
@@ -117,13 +117,10 @@ def watching(model: Any, hooks: Sequence[tuple[str, Any]]) -> Iterator[None]:
                 "each thread its own model, or call it through headscope's forward, which waits."
             )
 
-    with turn(model):
-        door = model.original_model.register_forward_pre_hook(refuse)
-        try:
-            with model.hooks(fwd_hooks=list(hooks)):
-                yield
-        finally:
-            door.remove()
+    with turn(model), ExitStack() as undo:
+        undo.callback(model.original_model.register_forward_pre_hook(refuse).remove)
+        undo.enter_context(model.hooks(fwd_hooks=list(hooks)))
+        yield
 
 
 @contextmanager
