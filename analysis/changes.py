@@ -197,7 +197,7 @@ class Change:
     def python(self) -> str:
         """The expression that makes this change."""
         heads = ",".join(map(str, self.heads))
-        extra = [f"gain={self.gain:g}"] if self.kind == "scale" or self.kind in STEERED else []
+        extra = [f"gain={exact(self.gain)}"] if self.kind == "scale" or self.kind in STEERED else []
         extra += [f"suppressed={','.join(map(str, self.suppressed))!r}"] if self.suppressed else []
         extra += [
             f"{name}={getattr(self, name)!r}"
@@ -216,13 +216,13 @@ class Change:
             raise BadOption("headscope generate has no option for a reference of its own; copy it as Python.")
         heads = ",".join(map(str, self.heads))
         if self.kind in STEERED:
-            given = ["--steer", f"{self.kind}={self.gain:g}"]
+            given = ["--steer", f"{self.kind}={exact(self.gain)}"]
             given += ["--heads", heads] if self.of_heads else []
             given += ["--suppress", ",".join(map(str, self.suppressed))] if self.suppressed else []
             given += [f"--keys={_written(self.keys)}"] if self.keys is not None else []
             given += [f"--directions={self.directions}"] if self.directions else []
         elif self.kind == "scale":
-            given = ["--scale", f"{heads}={self.gain:g}"]
+            given = ["--scale", f"{heads}={exact(self.gain)}"]
         else:
             given = ["--ablate", heads, "--how", self.kind]
         if self.phase != "all":
@@ -232,6 +232,16 @@ class Change:
         if self.flow != "total":
             given += ["--flow", self.flow]
         return given
+
+
+def exact(number: float) -> str:
+    """Write a number as briefly as reads back to the same one.
+
+    >>> exact(2.0), exact(1e-5), exact(1 / 3)
+    ('2', '1e-05', '0.3333333333333333')
+    """
+    brief = f"{number:g}"
+    return brief if float(brief) == number else repr(float(number))
 
 
 def read_positions(text: str) -> Any:
@@ -265,7 +275,7 @@ def generate_command(
         "--max-new-tokens",
         str(max_new_tokens),
         "--temperature",
-        f"{temperature:g}",
+        exact(temperature),
         "--seed",
         str(seed),
     ]
@@ -287,7 +297,7 @@ def compare_python(
     if change.kind == "resample" or change.spans_of(prompt):
         fields = {"corrupted": prompt.corrupted, "spans": dict(prompt.spans)}
         text = f"Prompt({text}, {', '.join(f'{name}={value!r}' for name, value in fields.items() if value)})"
-    numbers = f"max_new_tokens={max_new_tokens}, temperature={temperature:g}, seed={seed}"
+    numbers = f"max_new_tokens={max_new_tokens}, temperature={exact(temperature)}, seed={seed}"
     return "\n".join(
         [
             "import headscope",

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
+from headscope.analysis.changes import exact
 from headscope.analysis.csv_text import csv_text
 from headscope.analysis.figures import head_grid
 from headscope.analysis.safety.curve import Curve
@@ -213,7 +214,7 @@ def _steering(wanted: Wanted) -> None:
         stop = f" --stop {wanted.stop!r}" if wanted.stop else ""
         widgets.copy_as(
             command=f"headscope refusals {named} --model {state.model().name} "
-            f"--gains {','.join(f'{gain:g}' for gain in gains)} -n {wanted.n} --draws {wanted.draws} "
+            f"--gains {','.join(map(exact, gains))} -n {wanted.n} --draws {wanted.draws} "
             f"--max-new-tokens {wanted.new_tokens}{stop}"
         )
 

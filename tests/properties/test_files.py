@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from simulated_jobs import simulated
 
+from headscope.analysis.changes import Change
 from headscope.analysis.circuits.circuit import Circuit
 from headscope.analysis.circuits.sae.autoencoder import Sae, SaeConfig
 from headscope.analysis.run import load_run, save_run
 from headscope.analysis.scores import HeadScores, Source
 from headscope.analysis.verification import TOP, Arm, Verification
+from headscope.commands.arguments import interventions, steered_by
 from headscope.datasets.prompts import Prompt, PromptSet
 from headscope.errors import BadRun, HeadscopeError, UnknownHead
 from headscope.hooks.directions import Directions
@@ -357,3 +359,28 @@ def test_shards_in_any_order_are_the_whole(tmp_path_factory, no_page, units, row
     )
     pd.testing.assert_frame_equal(results(outcomes[-1].folder), results(whole.folder))
     assert run_job(job, out).state == "done" and JobStore(outcomes[-1].folder) is not None
+
+
+# --- what is copied from the workbench -------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(
+    gain=st.floats(allow_nan=False, allow_infinity=False),
+    listed=st.lists(heads, min_size=1, max_size=3, unique=True),
+    phase=st.sampled_from(["all", "decode", "prefill"]),
+    kind=st.sampled_from(["scale", "zero", "uniform", "juice"]),
+)
+def test_a_change_that_is_copied_is_the_same_change(gain, listed, phase, kind):
+    """To the last digit, as Python and as options of the command line."""
+    gain = gain if kind in ("scale", "juice") else 2.0
+    change = Change(kind, tuple(listed), gain=gain, phase=phase)
+    assert eval(change.python(), {"Change": Change}) == change
+    options = change.options()
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    if kind == "scale":
+        (read,) = interventions(None, "uniform", [given["--scale"]], phase, [])
+        assert (read.gain, read.heads) == (gain, tuple(listed))
+    elif kind == "juice":
+        read = steered_by(given["--steer"], given["--heads"], None, None, None, phase, None)
+        assert (read.gain, read.heads) == (gain, change.heads)
