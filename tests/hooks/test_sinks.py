@@ -14,7 +14,7 @@ from headscope.hooks.generate import generate
 from headscope.hooks.intervene import intervene
 from headscope.hooks.sinks import activation, image_centric, massive_dimensions, threshold_for, var
 
-DIMENSIONS, TAU = (3, 7, 11), 1.4
+DIMENSIONS, TAU = (3, 7, 11), 1.6
 LOOSE = {"dimensions": DIMENSIONS, "tau": TAU, "min_mass": 0.2, "min_nonsink_ratio": 0.5, "layers": (0, 1, 2)}
 
 
@@ -73,7 +73,7 @@ def test_a_loop_over_rows_moves_the_same_attention(llava, batch):
     steer = var(llava, batch, 0.6, **{**LOOSE, "layers": (0,)})
     with intervene(llava, steer):
         each_pattern(llava, batch, lambda layer, pattern: changed.__setitem__(layer, pattern))
-    n_moved = 0
+    n_moved = n_rows = 0
     for row in range(len(batch)):
         x = resid[0][row]
         real, image = batch.attention_mask[row].bool(), batch.spans["image"][row]
@@ -81,6 +81,7 @@ def test_a_loop_over_rows_moves_the_same_attention(llava, batch):
         sink[int(batch.last[row])] = False
         for query in range(int(image.nonzero().max()) + 1, len(image)):
             for head in range(4):
+                n_rows += 1
                 own = clean[0][row, head, query]
                 wanted = own.clone()
                 mass, off = own[image].sum(), own[image & ~sink].sum()
@@ -92,7 +93,7 @@ def test_a_loop_over_rows_moves_the_same_attention(llava, batch):
                 assert torch.allclose(changed[0][row, head, query], wanted, atol=1e-6)
         before = real & (torch.arange(len(image)) <= image.nonzero().max())
         assert torch.equal(changed[0][row][:, before], clean[0][row][:, before])
-    assert n_moved > 10
+    assert 10 < n_moved < n_rows - 10
 
 
 def test_rows_keep_their_sum_in_every_layer(llava, batch):
