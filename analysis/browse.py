@@ -197,7 +197,7 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
             yield path
             if depth > 1:
                 yield from _folders(path, depth - 1)
-        elif entry.is_symlink() and path.is_dir():
+        elif entry.is_symlink() and os.path.isdir(path):
             yield path
 
 
@@ -206,7 +206,7 @@ def _look(root: Path, folder: Path) -> Listed | None:
     name = folder.relative_to(root).as_posix()
     if folder.is_symlink():
         return Listed(name, problem="It is a link, and links are not followed.")
-    if not any((folder / mark).exists() for mark in _MARKS):
+    if not any(os.path.exists(folder / mark) for mark in _MARKS):  # False in a folder that may not be entered
         return None
     path = folder / "manifest.json"
     try:

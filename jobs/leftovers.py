@@ -6,6 +6,7 @@ are neither followed nor removed.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -88,7 +89,7 @@ def leftovers(root: str | Path, *, older_seconds: float = 3600.0) -> tuple[list[
     for path in _walk(root, _DEPTH):
         if path.parent.name != "units" or any(job in path.parents for job in jobs):
             continue
-        alone = not (path.parent.parent / "manifest.json").exists()
+        alone = not os.path.lexists(path.parent.parent / "manifest.json")
         if alone and _touched(path) < before and _is_unit(path):
             add(path, "a unit of no job: its folder has no manifest")
     return sorted(found.values(), key=lambda one: one.path), notes
@@ -194,9 +195,12 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
 
 def _touched(path: Path) -> float:
     """When a file, or anything in a folder, was last written."""
-    times = [path.lstat().st_mtime]
-    if path.is_dir() and not path.is_symlink():
-        times += [one.lstat().st_mtime for one in path.rglob("*")]
+    try:
+        times = [path.lstat().st_mtime]
+        if path.is_dir() and not path.is_symlink():
+            times += [one.lstat().st_mtime for one in path.rglob("*")]
+    except OSError:  # it is in use: something in it has gone since, or it may not be entered
+        return math.inf
     return max(times)
 
 

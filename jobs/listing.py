@@ -130,7 +130,7 @@ def job_folders(root: Path, depth: int = _DEPTH) -> list[Path]:
         if entry.name.startswith(".") or not entry.is_dir(follow_symlinks=False):
             continue
         path = Path(entry.path)
-        if (path / "plan.json").is_file() or _says_job(path):
+        if os.path.isfile(path / "plan.json") or _says_job(path):
             found.append(path)
         elif depth > 1:
             found += job_folders(path, depth - 1)
@@ -198,11 +198,11 @@ def settings(run: Run) -> str:
 
 def _says_job(folder: Path) -> bool:
     path = folder / "manifest.json"
-    if not path.is_file() or path.is_symlink() or path.stat().st_size > _MANIFEST_MB * 1e6:
-        return False
     try:
+        if not path.is_file() or path.is_symlink() or path.stat().st_size > _MANIFEST_MB * 1e6:
+            return False
         return is_job(read_json(path))
-    except HeadscopeError:
+    except (HeadscopeError, OSError):  # OSError: a folder that may not be entered
         return False
 
 

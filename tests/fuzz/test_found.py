@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -258,6 +259,23 @@ def test_a_job_whose_manifest_is_odd_is_shown(part: dict[str, Any], tmp_path: Pa
     folder = _job_folder(tmp_path)
     _edit(folder / "manifest.json", **part)
     assert "0 of 0 units" in headscope(("runs", "show", str(folder)))
+
+
+def test_a_folder_that_may_not_be_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Permissions do not hold for root, under whom tests may run: the system's refusal is played."""
+    _job_folder(tmp_path / "fine")
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "away").symlink_to(tmp_path / "locked" / "far")
+    looked = os.stat
+
+    def refuse(path: Any, *rest: Any, **named: Any) -> os.stat_result:
+        if ("locked" in str(path) and Path(path).name != "locked") or str(path).endswith("away"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return looked(path, *rest, **named)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert [entry.name for entry in entries(tmp_path)] == [f"fine/{next((tmp_path / 'fine').iterdir()).name}"]
+    assert leftovers(tmp_path) == ([], [])
 
 
 def test_units_that_are_no_list(tmp_path: Path) -> None:
