@@ -21,6 +21,7 @@ import pytest
 import torch
 from models import ARCHITECTURES, sentence
 
+from headscope.analysis.context.gates import gated
 from headscope.analysis.registry import get
 from headscope.analysis.score import default_prompts, score, score_patterns
 from headscope.analysis.verify import verify
@@ -28,10 +29,13 @@ from headscope.datasets.prompts import Prompt
 from headscope.hooks.encode import encode
 from headscope.hooks.forward import forward
 from headscope.hooks.generate import generate
+from headscope.hooks.gradients import edge_effects
+from headscope.hooks.graph import Graph
 from headscope.hooks.heads import all_heads
 from headscope.hooks.intervene import intervene
 from headscope.hooks.interventions import mean, scale, uniform, zero
 from headscope.hooks.load import load
+from headscope.hooks.metrics import get_metric
 from headscope.hooks.reweight import reweight
 from headscope.hooks.sweep import sweep, sweep_one_by_one
 
@@ -174,3 +178,24 @@ def test_float64_is_closer_to_float32_than_halves_are(loaded: Any) -> None:
         off = {d: (forward(loaded("gpt2", d), batch, logits_at="last").double() - exact).abs().max() for d in
                ("float32", "float16", "bfloat16")}  # fmt: skip
     assert off["float32"] < 1e-5 and off["float32"] < off["float16"] / 100 < off["bfloat16"] / 300
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_gates_and_edges_stay_numbers_beside_padding(loaded: Any, dtype: str, side: str) -> None:
+    """float16 takes 1e-30 for 0 and has no number below -65504: rows of padding must not become NaN there."""
+    pairs = [
+        Prompt(one.text, corrupted=" ".join(reversed(one.text.split())), answer=" cat", foil=" dog")
+        for one in PROMPTS
+    ]
+    found = {}
+    for name in ("float32", dtype):
+        model = loaded("llama", name)
+        batch = encode(model, pairs, padding_side=side)
+        with torch.no_grad(), gated(model, batch, torch.full((3, 2), 0.5), 1, 2):
+            logits = forward(model, batch, logits_at="last").float()
+        graph = Graph(model, batch, batch.corrupted())
+        found[name] = logits, edge_effects(graph, get_metric("logit_difference"), [1.0])
+    for ours, theirs in zip(found[dtype], found["float32"], strict=True):
+        assert ours.isfinite().all()
+        assert (ours.float() - theirs.float()).abs().max() <= LOGPROBS[dtype] * theirs.abs().max()
