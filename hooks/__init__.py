@@ -9,6 +9,8 @@
 - `steering`, `reweight`, `directions`: `replay`, `add`, `reweight`, `split_softmax`, `act`; `points`: where they act
 - `generate`, `decoding`: continue prompts with a cache, clean or changed, in one run or several
 - `metrics`, `sweep`: the exact effect of every head
+- `turn`: whose turn it is on a model; whatever puts hooks on one does so with `watching`
+- `faults`: where a NaN or an infinity begins
 
 Functions are imported from their modules or from `headscope`; importing them here would hide the modules of that name.
 """
