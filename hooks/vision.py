@@ -20,6 +20,7 @@ from .interventions import Intervention, Phase
 from .references import References
 from .site import Site
 from .steering import checked_strength
+from .tower import refuse_pieces
 from .turn import watching
 
 
@@ -109,7 +110,9 @@ def vhr(
 
     Raises:
         UnknownHead: The model lacks a layer.
+        MissingData: The heads read images alone.
     """
+    refuse_pieces(model, "vhr")
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     if layers is None:
         last = max(1, round(n_layers * 14 / 32))

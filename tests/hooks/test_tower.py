@@ -31,6 +31,7 @@ from headscope.hooks.load import load
 from headscope.hooks.reweight import reweight
 from headscope.hooks.sweep import sweep
 from headscope.hooks.tower import tower
+from headscope.hooks.vision import vhr
 
 SCENES = ("scene:1:red-circle@0,blue-star@4", "scene:2:green-ring@8")
 CLASSES = {
@@ -336,6 +337,8 @@ def test_what_is_about_tokens_is_refused(tiny):
     for method in ("induction", "vhd"):
         with pytest.raises(MissingData, match="read pieces of images"):
             score(part, method)
+    with pytest.raises(MissingData, match="vhr: the heads of"):
+        vhr(part)
     with pytest.raises(MissingData, match="attention between tokens"):
         each_pattern(part, batch, lambda layer, pattern: None)
     with pytest.raises(BadOption, match="asks for the text side"):
