@@ -26,16 +26,20 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 IGNORED = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
 SHOWN = ("torch", "transformers", "transformer-lens", "streamlit", "pandas", "numpy")
+# One test or two of every part; `--tests tests` runs all.
 SMOKE = (
-    "tests/test_package.py",
-    "tests/hooks/test_load.py",
-    "tests/hooks/test_generate.py",
-    "tests/hooks/test_sweep.py",
-    "tests/analysis/test_score.py",
-    "tests/analysis/test_verify.py",
-    "tests/jobs/test_runs.py",
-    "tests/app/test_main.py",
-    "tests/app/test_heads.py",
+    "tests/test_package.py::test_every_public_name_can_be_loaded",
+    "tests/test_package.py::test_every_data_file_is_packaged",
+    "tests/hooks/test_load.py::test_every_architecture_loads_in_evaluation_mode_and_is_described",
+    "tests/hooks/test_generate.py::test_greedy_tokens_and_log_probabilities_are_those_of_whole_passes",
+    "tests/hooks/test_sweep.py::test_shipped_attention_only_model_equals_the_loop",
+    "tests/analysis/test_score.py::test_the_planted_heads_come_first_by_a_wide_gap",
+    "tests/analysis/test_score.py::test_many_methods_share_one_pass",
+    "tests/analysis/test_verify.py::test_the_planted_copying_head_is_causal",
+    "tests/jobs/test_runs.py::test_a_job_is_one_line_and_a_run_another",
+    "tests/jobs/test_runs.py::test_the_job_wrote_a_page_that_loads_nothing",
+    "tests/app/test_main.py::test_the_app_opens_on_its_home_page_with_a_prompt",
+    "tests/app/test_patterns.py::test_the_page_shows_all_heads_one_head_and_the_text",
 )
 
 
