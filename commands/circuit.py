@@ -58,7 +58,9 @@ def find(
     model: ModelName = "organism/text",
     method: Annotated[str, typer.Option(help="A name from `headscope circuit methods`.")] = "eap-ig",
     data: Prompts = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Number of prompts, where they are generated.")] = 16,
+    n: Annotated[
+        int, typer.Option("-n", min=1, max=100_000, help="Number of prompts, where they are generated.")
+    ] = 16,
     option: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="An option of the method; repeatable."),
@@ -152,7 +154,7 @@ def compare(
         Path | None,
         typer.Option("--truth", metavar="FILE.json", help="The true circuit, where it is not known here."),
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Number of prompts a seed.")] = _QUICK["n"],
+    n: Annotated[int, typer.Option("-n", min=1, max=100_000, help="Number of prompts a seed.")] = _QUICK["n"],
     seeds: Annotated[int, typer.Option(min=1, help="Sets of prompts.")] = _QUICK["seeds"],
     option: Annotated[
         list[str] | None,

@@ -26,7 +26,7 @@ def concept(
     gains: Annotated[str, typer.Option(metavar="G,G,...", help="Factors on what heads write.")] = "-1,5",
     k: Annotated[str, typer.Option("-k", "--k", metavar="K,K,...", help="Numbers of heads.")] = "1,2,4,8",
     atoms: Annotated[int, typer.Option(min=1, help="Tokens that may explain a head's output.")] = 8,
-    n: Annotated[int, typer.Option("-n", min=4, help="Scenes, where they are drawn.")] = 100,
+    n: Annotated[int, typer.Option("-n", min=4, max=100_000, help="Scenes, where they are drawn.")] = 100,
     draws: Annotated[int, typer.Option(min=1, help="Random sets of heads at each gain and k.")] = 3,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 32,
     stop: Annotated[str | None, typer.Option(help="Text that ends a continuation.")] = None,

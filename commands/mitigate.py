@@ -51,7 +51,7 @@ def mitigate(
     strengths: Annotated[
         str | None, typer.Option(metavar="S,S,...", help="By default those of the method.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=2, help="Images that are described.")] = 100,
+    n: Annotated[int, typer.Option("-n", min=2, max=100_000, help="Images that are described.")] = 100,
     draws: Annotated[int, typer.Option(min=0, help="Random controls at each strength.")] = 3,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 32,
     stop: Annotated[str | None, typer.Option(help="Text that ends a description.")] = None,

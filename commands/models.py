@@ -14,7 +14,9 @@ def models(
     check: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Measure what this shipped model can do.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Held-out prompts per skill, for --check.")] = 200,
+    n: Annotated[
+        int, typer.Option("-n", min=1, max=100_000, help="Held-out prompts per skill, for --check.")
+    ] = 200,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

@@ -33,7 +33,7 @@ def train(
         int | None, typer.Option(min=0, help="One head; by default all of the layer together.")
     ] = None,
     data: Data = None,
-    n: Annotated[int, typer.Option("-n", min=2, help="Texts, where they are generated.")] = 1500,
+    n: Annotated[int, typer.Option("-n", min=2, max=100_000, help="Texts, where they are generated.")] = 1500,
     architecture: Annotated[str, typer.Option(help="topk, standard (ReLU) or jumprelu.")] = "topk",
     option: Annotated[
         list[str] | None,
@@ -98,7 +98,7 @@ def show_features(
     folder: Annotated[Path, typer.Argument(metavar="SAE", help="Folder of an SAE, in SAELens' form.")],
     model: Model,
     data: Data = None,
-    n: Annotated[int, typer.Option("-n", min=20, help="Texts, where they are generated.")] = 200,
+    n: Annotated[int, typer.Option("-n", min=20, max=100_000, help="Texts, where they are generated.")] = 200,
     features: Annotated[
         str | None, typer.Option(metavar="I,I,...", help="Which features; by default those that say most.")
     ] = None,

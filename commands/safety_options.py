@@ -48,7 +48,7 @@ TopK = Annotated[
     typer.Option(min=1, help="Above temperature 0, draw from this many tokens; the paper takes 5."),
 ]
 Draws = Annotated[int, typer.Option(min=0, help="Random sets of heads beside each group.")]
-Number = Annotated[int, typer.Option("-n", min=8, help="Requests, where they are generated.")]
+Number = Annotated[int, typer.Option("-n", min=8, max=100_000, help="Requests, where they are generated.")]
 MaxNew = Annotated[int, typer.Option(min=1)]
 Stop = Annotated[str | None, typer.Option(help="Text that ends an answer.")]
 

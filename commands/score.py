@@ -22,7 +22,8 @@ def score(
         typer.Option(metavar="NAME|FILE.jsonl", help="Prompts; by default those the method asks for."),
     ] = None,
     n: Annotated[
-        int | None, typer.Option("-n", min=1, help="Number of prompts, where they are generated.")
+        int | None,
+        typer.Option("-n", min=1, max=100_000, help="Number of prompts, where they are generated."),
     ] = None,
     option: Annotated[
         list[str] | None,

@@ -18,7 +18,7 @@ def selective(
     k: Annotated[
         str, typer.Option("-k", "--k", metavar="K,K,...", help="Numbers of heads.")
     ] = "1,2,3,4,5,6,7,8",
-    n: Annotated[int, typer.Option("-n", min=4, help="Held-out prompts a task.")] = 200,
+    n: Annotated[int, typer.Option("-n", min=4, max=100_000, help="Held-out prompts a task.")] = 200,
     how: Annotated[
         str, typer.Option(metavar="KIND", help="zero or uniform (attention spread evenly).")
     ] = "zero",

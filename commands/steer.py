@@ -62,7 +62,9 @@ def steer(
         ),
     ] = None,
     draws: Annotated[int, typer.Option(min=0, help="Random sets beside the chosen one.")] = 3,
-    n: Annotated[int, typer.Option("-n", min=8, help="Held-out prompts, where they are made.")] = 120,
+    n: Annotated[
+        int, typer.Option("-n", min=8, max=100_000, help="Held-out prompts, where they are made.")
+    ] = 120,
     out: Out = Path("runs"),
     seed: Seed = 0,
     device: Device = None,

@@ -21,7 +21,9 @@ def trace(
             help="Prompts with an image, an answer, the box `object` and the span `word`.",
         ),
     ] = "scene-exists",
-    n: Annotated[int, typer.Option("-n", min=1, help="Number of prompts, where they are generated.")] = 32,
+    n: Annotated[
+        int, typer.Option("-n", min=1, max=100_000, help="Number of prompts, where they are generated.")
+    ] = 32,
     sigma: Annotated[float, typer.Option(help="Standard deviation of the noise on the image.")] = 2.0,
     min_gap: Annotated[
         float, typer.Option(help="Prompts whose answer loses less probability under noise are dropped.")

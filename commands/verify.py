@@ -25,7 +25,8 @@ def verify(
         ),
     ] = None,
     n: Annotated[
-        int | None, typer.Option("-n", min=1, help="Number of prompts, where they are generated.")
+        int | None,
+        typer.Option("-n", min=1, max=100_000, help="Number of prompts, where they are generated."),
     ] = None,
     metric: Annotated[
         str | None, typer.Option(help="What to measure; by default what the method names.")

@@ -75,7 +75,7 @@ class Data(Frozen):
     """Prompts made for the model, as for `headscope score --data`."""
     file: str = ""
     """A .jsonl or .csv file; a relative path starts at the job file."""
-    n: int | None = Field(default=None, ge=1)
+    n: int | None = Field(default=None, ge=1, le=100_000)
     """Number of prompts: made, or taken from the front of the file."""
     seed: int | None = Field(default=None, ge=0)
     """Of made prompts; by default the step's."""

@@ -35,7 +35,7 @@ class CircuitStep(Step):
     """Names from `headscope circuit methods`."""
     options: dict[str, dict[str, Any]] = Field(default={})
     """Of methods, by name."""
-    n: int = Field(default=16, ge=1)
+    n: int = Field(default=16, ge=1, le=100_000)
     """Prompts of each set, where they are generated."""
     seeds: int = Field(default=3, ge=1, le=1000)
     """Sets of prompts; given prompts are one set, and the seeds are those of the methods."""

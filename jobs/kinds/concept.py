@@ -32,7 +32,7 @@ class ConceptStep(Step):
     """Numbers of heads."""
     atoms: int = Field(default=8, ge=1)
     """Tokens that may explain a head's output."""
-    n: int = Field(default=100, ge=4)
+    n: int = Field(default=100, ge=4, le=100_000)
     """Scenes to describe, where they are drawn; as many to find the heads on."""
     draws: int = Field(default=3, ge=1)
     """Random sets of heads at each gain and k."""

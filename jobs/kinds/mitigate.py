@@ -30,7 +30,7 @@ class Mitigate(Step):
     """What is done."""
     strengths: tuple[float, ...] | None = None
     """By default the method's usual ones."""
-    n: int = Field(default=100, ge=2)
+    n: int = Field(default=100, ge=2, le=100_000)
     """Scenes that are described, and questions that are asked."""
     draws: int = Field(default=3, ge=0)
     """Random controls at each strength."""

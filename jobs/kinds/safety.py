@@ -59,7 +59,7 @@ class Safety(Step):
     """Longest answer."""
     stop: str | None = None
     """Text that ends an answer."""
-    n: int = Field(default=120, ge=8)
+    n: int = Field(default=120, ge=8, le=100_000)
     """Requests, where they are made."""
     data: Data | None = None
     """Requests to search on; by default made ones."""

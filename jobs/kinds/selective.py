@@ -33,7 +33,7 @@ class Selective(Step):
     """What is done to them."""
     k: tuple[int, ...] = Field(default=(1, 2, 3, 4, 5, 6, 7, 8), min_length=1)
     """Numbers of heads."""
-    n: int = Field(default=200, ge=4)
+    n: int = Field(default=200, ge=4, le=100_000)
     """Held-out prompts a task."""
     rank_on: Literal["all", "exists", "color", "where", "count"] = "all"
     """The visual task that heads are ranked on."""

@@ -37,7 +37,7 @@ class Steer(Step):
     """By default the method's usual ones."""
     k: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
     """Numbers of heads to try, where the method takes heads."""
-    n: int = Field(default=120, ge=8)
+    n: int = Field(default=120, ge=8, le=100_000)
     """Held-out prompts, where they are made; half as many are chosen on."""
     draws: int = Field(default=3, ge=0)
     """Random sets of heads, directions or orders beside the chosen one."""

@@ -22,7 +22,7 @@ class Trace(Step):
     table: ClassVar[str] = "trace"
 
     kind: Literal["trace"] = "trace"
-    n: int = Field(default=32, ge=1)
+    n: int = Field(default=32, ge=1, le=100_000)
     """Questions, where they are made."""
     sigma: float = Field(default=2.0, gt=0)
     """Standard deviation of the noise, in units of the processor's normalised pixels."""

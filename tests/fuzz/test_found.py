@@ -83,6 +83,12 @@ def test_more_sets_of_prompts_than_can_be_planned() -> None:
         job_of({**_JOB, "steps": [{"kind": "circuit", "task": "ioi", "methods": ["atp"], "seeds": 10**12}]})
 
 
+@pytest.mark.parametrize("kind", ["circuit", "steer", "safety", "mitigate"])
+def test_more_prompts_in_a_job_than_can_be_made(kind: str) -> None:
+    with pytest.raises(BadJob, match="less than or equal to 100000"):
+        job_of({**_JOB, "steps": [{"kind": kind, "n": 10**9}]})
+
+
 def test_a_model_whose_name_no_disk_can_hold() -> None:
     with pytest.raises(UnknownModel, match="no path that can be looked up"):
         find_model("a" * 5000)
@@ -325,3 +331,11 @@ def test_a_file_whose_name_is_no_text(tmp_path: Path) -> None:
 def test_a_path_that_the_system_refuses_to_look_up(arguments: tuple[str, ...]) -> None:
     with pytest.raises(Refused, match="CannotRead"):
         headscope(arguments)
+
+
+@pytest.mark.parametrize(
+    "command", ["score self", "sahara", "steer act", "trace", "selective vhd", "concept red", "mitigate vhr"]
+)
+def test_more_prompts_than_can_be_made(command: str) -> None:
+    with pytest.raises(Refused, match="usage"):
+        headscope((*command.split(), "-m", "organism/planted", "--dry-run", "-n", "100000000"))
