@@ -193,7 +193,9 @@ def test_two_processes_of_this_machine_compute_what_one_does(tmp_path: Path):
 class Forked:
     """A child of this process in the place of a started one, so that it knows the simulated kind."""
 
-    def __init__(self, work: Work, index: int, workers: int, device: str | None, devices: int) -> None:
+    def __init__(
+        self, work: Work, index: int, workers: int, device: str | None, devices: int, trusted: bool
+    ) -> None:
         def compute() -> None:
             own = Work(work.store, work.plan, session=work.session, retries=work.retries)
             loop(own, Models())
