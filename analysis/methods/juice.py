@@ -144,8 +144,9 @@ def ph3(
         direct path is not confirmed either: path patching as Wang et al. 2022 (arXiv:2211.00593) describe it lets them
         run, TransformerLens' direct paths do not, so both are there.
         TransformerLens' `get_act_patch_direct_path` is not called, because its paths end in a later head's query, key
-        or value, and none ends in the logits. Sure is, by a test of two heads into every later one, that `hooks.graph` gives what
-        it gives on the paths that both know, and that on the path to the logits `hooks.graph` gives what this does.
+        or value, and none ends in the logits. Sure is, by a test of two heads into every later one, that `hooks.graph`
+        gives what it gives on the paths that both know, and that on the path to the logits `hooks.graph` gives what
+        this does.
 
     Args:
         model: The bridge.
