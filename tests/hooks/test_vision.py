@@ -138,6 +138,7 @@ def test_outliers_are_heads_that_stand_out_with_and_without_the_image():
 
 def test_the_published_layers_are_the_second_and_the_last_fourteen_of_thirty_two(llava):
     class Deep:
+        tokenizer = object()
         cfg = type("Cfg", (), {"n_layers": 32, "n_heads": 2, "model_name": "deep"})
 
     assert vhr(Deep()).in_layers == (1, *range(18, 32))
