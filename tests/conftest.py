@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["fixtures_models"]
+pytest_plugins = ["fixtures_browser", "fixtures_models"]
 
 settings.register_profile("headscope", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("headscope")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pages
 import pytest
-from browser_driver import CHROMIUM, PATIENCE, chromium
+from browser_driver import PATIENCE
 
 sys.path.insert(0, str(pages.ROOT / "docs" / "generate"))
 import reference_pages
@@ -163,21 +163,20 @@ def test_the_reference_is_made_from_all_there_is():
     assert ("interventions", "Zero") in entries and ("steering", "juice") in entries
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
-def test_in_a_browser_it_opens_from_disk_asks_nobody_and_finds_words(site):
+def test_in_a_browser_it_opens_from_disk_asks_nobody_and_finds_words(site, browser):
     asked: list[str] = []
     errors: list[str] = []
-    with chromium() as browser:
-        page = browser.new_page()
-        page.set_default_timeout(1000 * PATIENCE)
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto((site / "index.html").as_uri())
-        page.locator("input.md-search__input").click()
-        page.keyboard.type("split_softmax")
-        page.wait_for_selector(".md-search-result__item a")
-        page.locator(".md-search-result__item a").first.click()
-        page.wait_for_load_state()
-        assert "split" in page.locator("article").inner_text().lower()
+    page = browser.new_page()
+    page.set_default_timeout(1000 * PATIENCE)
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((site / "index.html").as_uri())
+    page.locator("input.md-search__input").click()
+    page.keyboard.type("split_softmax")
+    page.wait_for_selector(".md-search-result__item a")
+    page.locator(".md-search-result__item a").first.click()
+    page.wait_for_load_state()
+    assert "split" in page.locator("article").inner_text().lower()
+    page.close()
     assert not errors
     assert asked and not [url for url in asked if not url.startswith(("file:", "data:", "about:", "blob:"))]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser_driver import CHROMIUM, chromium
 from hostile_input import HIDDEN, NAME, TOKENS
 from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
@@ -157,19 +156,18 @@ def test_a_report_of_hostile_text_has_only_elements_of_its_own(report):
 
 
 @pytest.mark.alone
-@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not here")
-def test_a_browser_runs_nothing_of_a_report_and_asks_for_nothing(report):
+def test_a_browser_runs_nothing_of_a_report_and_asks_for_nothing(report, browser):
     asked, said = [], []
-    with chromium() as browser:
-        page = browser.new_page()
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(dialog.message))
-        page.goto(report.as_uri())
-        page.wait_for_selector(".js-plotly-plot .main-svg")
-        assert page.evaluate("window.owned") is None
-        assert page.evaluate("document.images.length") == 0
-        assert page.evaluate("[...document.querySelectorAll('svg a, .main-svg a')].length") == 0
+    page = browser.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: said.append(dialog.message))
+    page.goto(report.as_uri())
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    assert page.evaluate("window.owned") is None
+    assert page.evaluate("document.images.length") == 0
+    assert page.evaluate("[...document.querySelectorAll('svg a, .main-svg a')].length") == 0
+    page.close()
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert said == []
 

@@ -62,7 +62,7 @@ def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
 def loaded(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare every child the loading of the model."""
     monkeypatch.setattr("headscope.hooks.load.load", lambda *args, **kwargs: planted)
-    monkeypatch.setattr("headscope.hooks.outline.outline", lambda *args: planted)
+    monkeypatch.setattr("headscope.hooks.outline.outline", lambda *args, **kwargs: planted)
 
 
 def units_done(folder: Path) -> int:

@@ -10,17 +10,7 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """A headless Chromium."""
-    pytest.importorskip("playwright", reason="the browser tests need the playwright package (extra: test)")
-    if not browser_driver.CHROMIUM:
-        pytest.skip("the browser tests need Chromium: apt-get install chromium, or name it in CHROMIUM")
-    with browser_driver.chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="session")
-def url(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(chromium_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a running app with an empty folder of runs."""
     folder = tmp_path_factory.mktemp("app")
     with browser_driver.served(folder / "runs", folder / "log") as address:
