@@ -72,10 +72,10 @@ def visit(page: Any, url: str, path: str = "", **parameters: object) -> None:
     settle(page)
 
 
-def settle(page: Any) -> None:
-    """Wait until Streamlit is connected and idle and has drawn what it sent."""
-    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=1000 * PATIENCE)
-    end, quiet = time.monotonic() + PATIENCE, 0
+def settle(page: Any, patience: float = PATIENCE) -> None:
+    """Wait until Streamlit is connected and idle and has drawn what it sent, for at most so many seconds."""
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=1000 * patience)
+    end, quiet = time.monotonic() + patience, 0
     while quiet < 4:
         assert time.monotonic() < end, "the page did not come to rest"
         running = page.locator("[data-testid=stApp]").get_attribute("data-test-script-state") != "notRunning"
