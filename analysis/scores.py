@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ..errors import BadOption, BadRun
+from ..errors import BadOption, BadRun, UnknownHead
 from ..hooks.heads import Head
 from .files import jsonable, read_json, read_table, write_json, write_table
 from .statistics import Alternative, benjamini_hochberg, bootstrap_mean, sign_flip
@@ -149,6 +149,26 @@ class HeadScores:
                 f"k={k}: only {len(self._ranked)} of {self.values.size} heads have a score for {self.method}.{why}"
             )
         return self._ranked[:k]
+
+    def in_layers(self, layers: Iterable[int]) -> HeadScores:
+        """Return the scores of the heads of some layers; the others have none, as if they had not been run.
+
+        Raises:
+            UnknownHead: There is no such layer.
+            BadOption: No layer was named.
+        """
+        chosen, n_layers = sorted(set(layers)), len(self.values)
+        if not chosen:
+            raise BadOption("layers: none was named; name at least one.")
+        if wrong := [layer for layer in chosen if not 0 <= layer < n_layers]:
+            raise UnknownHead(f"layer {wrong[0]}: {self.model.name} has layers 0-{n_layers - 1}.")
+        left_out = ~np.isin(np.arange(n_layers), chosen)
+        parts: dict[str, Any] = {name: getattr(self, name) for name in ("values", "samples", "interval")}
+        for name, part in parts.items():
+            if part is not None:
+                parts[name] = np.where(left_out[:, None], np.nan, part)
+        note = f"Only heads of layers {', '.join(map(str, chosen))} are ranked."
+        return replace(self, **parts, notes=(*self.notes, note))
 
     def heatmap(self, *, dark: bool = False) -> Figure:
         """Draw the scores as a grid, layer by head; heads that were not run are marked as such."""

@@ -179,7 +179,7 @@ def selectivity(
     plan += [(TEST, ASKED, task, prompts, ("same-layers",)) for task, prompts in asked.items()]
     plan += [(TEST, SPARED, task, prompts, ("same-layers",)) for task, prompts in spared.items()]
     steps = [len(sizes) * (1 + draws * len(controls)) for *_, controls in plan]
-    parts, notes = [], {}
+    parts, notes = [], dict.fromkeys(scores.notes)
     for index, (split, role, task, prompts, controls) in enumerate(plan):
 
         def count(done: int, total: int, index: int = index) -> None:

@@ -61,12 +61,14 @@ def one_of(name: str, choices: Iterable[str], where: str) -> str:
     return name
 
 
-def sizes(k: str) -> tuple[int, ...]:
+def sizes(k: str, option: str = "--k") -> tuple[int, ...]:
     """Read whole numbers with commas between."""
     try:
         return tuple(int(size) for size in k.split(","))
     except ValueError:
-        raise BadOption(f"--k {k}: expected whole numbers with commas between, such as 1,2,4,8") from None
+        raise BadOption(
+            f"{option} {k}: expected whole numbers with commas between, such as 1,2,4,8"
+        ) from None
 
 
 def marked_prompts(

@@ -25,6 +25,10 @@ def selective(
     rank_on: Annotated[
         str, typer.Option(metavar="TASK", help="One visual task to rank heads on; by default all in turn.")
     ] = "all",
+    layers: Annotated[
+        str | None,
+        typer.Option(metavar="L,L,...", help="Rank the heads of these layers only; by default of all."),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--option", "-o", metavar="KEY=VALUE", help="Of the method; repeatable."),
@@ -59,6 +63,7 @@ def selective(
 
         options = get(method).resolve(pairs(option or (), "--option"))
         kind, counts = kinds()[one_of(how, kinds(), "--how")], sizes(k)
+        among = None if layers is None else sizes(layers, "--layers")
     if dry_run:
         plan = {
             "command": "selective",
@@ -67,8 +72,9 @@ def selective(
             "model": model,
             "k": counts,
             "how": how,
+            "layers": among,
         }
-        return show_plan(as_json, **plan, rank_on=rank_on, n=n, draws=draws, seed=seed, out=out)  # fmt: skip
+        return show_plan(as_json, **plan, rank_on=rank_on, n=n, draws=draws, seed=seed, out=out)
     with working(f"selective {method} of {model}"):
         from ..analysis.score import score
         from ..analysis.selectivity import selectivity
@@ -79,12 +85,14 @@ def selective(
         bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         asked = skills(bridge, n, seed, rank_on=rank_on)
         scores = score(bridge, method, asked.rank, seed=seed, **options)
+        scores = scores if among is None else scores.in_layers(among)
         found = selectivity(
             bridge, scores, asked.visual, asked.text, asked.train, how=kind, k=counts, at_least=at_least,
             at_most=at_most, draws=draws, seed=seed, progress=progress_line(),
         )  # fmt: skip
         short = describe(bridge).name.rsplit("/", 1)[-1]
-        folder = found.save(out / f"selective-{method}-{rank_on}-{short}-{how}-{n}-{seed}")
+        place = "" if among is None else f"-layers{'.'.join(map(str, among))}"
+        folder = found.save(out / f"selective-{method}-{rank_on}{place}-{short}-{how}-{n}-{seed}")
     tables = [
         ("Points lost in training, by number of heads", "train", "top"),
         ("Points lost on fresh prompts", "test", "top"),

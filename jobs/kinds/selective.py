@@ -37,6 +37,8 @@ class Selective(Step):
     """Held-out prompts a task."""
     rank_on: Literal["all", "exists", "color", "where", "count"] = "all"
     """The visual task that heads are ranked on."""
+    layers: tuple[int, ...] | None = Field(default=None, min_length=1)
+    """Layers whose heads are ranked; by default all."""
     at_least: float = Field(default=0.3, ge=0, le=1)
     """What visual tasks should lose on average in training: chooses k."""
     at_most: float = Field(default=0.05, ge=0, le=1)
@@ -47,7 +49,7 @@ class Selective(Step):
     def plan(self, at: Planner) -> Iterable[Task]:
         """Plan one unit: k is chosen before anything is told."""
         model = at.model(self)
-        names = ("method", "how", "k", "n", "rank_on", "at_least", "at_most", "draws")
+        names = ("method", "how", "k", "n", "rank_on", "layers", "at_least", "at_most", "draws")
         params = {
             name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names
         }
@@ -58,8 +60,10 @@ class Selective(Step):
         """Rank, choose and measure."""
         how, seed = unit.task.params, unit.task.seed
         asked = skills(model, how["n"], seed, rank_on=how["rank_on"])
+        ranked = score(model, how["method"], asked.rank, seed=seed)
+        ranked = ranked if how["layers"] is None else ranked.in_layers(how["layers"])
         found = selectivity(
-            model, score(model, how["method"], asked.rank, seed=seed), asked.visual, asked.text, asked.train,
+            model, ranked, asked.visual, asked.text, asked.train,
             how=_HOW[how["how"]], k=how["k"], at_least=how["at_least"], at_most=how["at_most"], draws=how["draws"],
             seed=seed, progress=inputs.progress,
         )  # fmt: skip

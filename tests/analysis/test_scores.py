@@ -11,7 +11,7 @@ import pytest
 
 from headscope.analysis.scores import COLUMNS, HeadScores, Source
 from headscope.analysis.statistics import bootstrap_mean
-from headscope.errors import BadOption, BadRun, CannotWrite
+from headscope.errors import BadOption, BadRun, CannotWrite, UnknownHead
 
 
 def _scores(n: int = 20, seed: int = 0, **changed) -> HeadScores:
@@ -182,3 +182,19 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_ours(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CannotWrite):
         _scores().save(tmp_path / "file" / "run")
+
+
+def test_scores_of_some_layers_rank_their_heads_and_no_others():
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(6, 3, 2))
+    scores = HeadScores(samples.mean(0), samples, "m", interval=np.stack([samples.min(0), samples.max(0)]))
+    some = scores.in_layers([2, 0])
+    assert [head for head in scores.top(6) if head.layer != 1] == list(some.top(4))
+    assert np.isnan(some.values[1]).all() and np.isnan(some.samples[:, 1]).all()
+    assert np.array_equal(some.values[[0, 2]], scores.values[[0, 2]])
+    assert np.array_equal(some.samples[:, [0, 2]], samples[:, [0, 2]])
+    assert some.notes[-1] == "Only heads of layers 0, 2 are ranked."
+    with pytest.raises(UnknownHead, match=r"layer 3: .* has layers 0-2"):
+        scores.in_layers([3])
+    with pytest.raises(BadOption, match="none was named"):
+        scores.in_layers([])

@@ -55,6 +55,10 @@ def test_dry_runs_write_nothing_and_load_nothing(tmp_path):
         (("selective", "vhd", "-m", "organism/text"), "takes text only"),
         (("selective", "vhf", "-m", "organism/text"), "vhf: no such method"),
         (("selective", "vhd", "-m", "organism/vision", "--rank-on", "shape"), "shape: no visual task"),
+        (
+            ("selective", "vhd", "-m", "organism/vision", "--layers", "a"),
+            "--layers a: expected whole numbers",
+        ),
         (("concept", "red", "-m", "organism/text"), "takes text only; give prompts"),
         (("concept", "red", "-m", "organism/text", "--gains", "a"), "expected numbers with commas"),
         (("concept", "red", "-m", "organism/text", "--data", "mine"), "a file that ends in .jsonl"),
