@@ -16,7 +16,7 @@ from ..hooks.heads import Head
 from ..hooks.info import describe
 from ..hooks.interventions import Intervention, zero
 from .files import write_atomically, write_json, write_table
-from .scores import HeadScores, Source
+from .scores import FROM_ATTENTION, HeadScores, Source
 from .verification import TOP
 from .verify import verify
 
@@ -179,7 +179,7 @@ def selectivity(
     plan += [(TEST, ASKED, task, prompts, ("same-layers",)) for task, prompts in asked.items()]
     plan += [(TEST, SPARED, task, prompts, ("same-layers",)) for task, prompts in spared.items()]
     steps = [len(sizes) * (1 + draws * len(controls)) for *_, controls in plan]
-    parts, notes = [], dict.fromkeys(scores.notes)
+    parts, notes = [], dict.fromkeys(note for note in scores.notes if note != FROM_ATTENTION)
     for index, (split, role, task, prompts, controls) in enumerate(plan):
 
         def count(done: int, total: int, index: int = index) -> None:
