@@ -43,7 +43,10 @@ def main() -> int:
 
 
 def _claims(words: list[str]) -> dict[str, list[str]]:
-    """Return what each command shall print. Numbers of a row without a command belong to its section's command."""
+    """Return what each command shall print, without commands that are only mentioned.
+
+    Numbers of a row without a command belong to its section's command.
+    """
     page, found = PAGE.read_text(encoding="utf-8"), {}
     for row in rows():
         if words and not any(word in cell for word in words for cell in row.cells):
@@ -53,7 +56,7 @@ def _claims(words: list[str]) -> dict[str, list[str]]:
         if row.section == "Circuits" and row.table == "name":
             (command,) = [one for one in commands_of(page, row.section) if "compare" in one]
             found.setdefault(command, []).extend(row.numbers())
-    return found
+    return {command: wanted for command, wanted in found.items() if wanted}
 
 
 def _arguments() -> argparse.Namespace:
