@@ -18,11 +18,13 @@ from headscope.hooks.heads import Head
 def draw(head: Head, ask: Any) -> None:
     """Direct logit attribution, and the tokens that the head speaks for."""
     tokens = results.tokens()
-    asked_for.number("at", 0, len(tokens) - 1)
-    if st.session_state.get("at") is not None and st.session_state["at"] >= len(tokens):
-        del st.session_state["at"]  # of a longer prompt
+    asked_for.number("written_at", 0, len(tokens) - 1)
+    if st.session_state.get("written_at") is not None and st.session_state["written_at"] >= len(tokens):
+        del st.session_state["written_at"]  # of a longer prompt
     left, right = st.columns([1, 3], vertical_alignment="bottom")
-    at = left.number_input("At token", 0, len(tokens) - 1, len(tokens) - 1, key="at", bind="query-params")
+    at = left.number_input(
+        "At token", 0, len(tokens) - 1, len(tokens) - 1, key="written_at", bind="query-params"
+    )
     right.markdown(f"`{int(at)}` {widgets.md(visible(tokens[int(at)]))}")
     position = int(at)
     cut = results.attribution(position)

@@ -114,7 +114,7 @@ def _open(run: Run, name: str) -> None:
         )
         widgets.figure(bars, key="runs_top")
     if run.verification is not None:
-        widgets.figure(run.verification.figure(dark=dark), key="runs_check")
+        widgets.figure(run.verification.figure(dark=dark), key="runs_verified")
     for note in scores.notes:
         st.caption(widgets.md(note))
     report = report_of(state.runs_folder(), name)

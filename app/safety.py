@@ -72,7 +72,7 @@ def page() -> None:
 def _controls() -> tuple[Wanted, bool]:
     short = state.model().name in _SHORT
     asked.one_of("how", _KINDS)
-    asked.number("heads", 1, 8)
+    asked.number("group", 1, 8)
     asked.number("requests", 8, 400)
     columns = st.columns([1.4, 0.8, 0.9, 0.9, 0.9, 0.8, 1], vertical_alignment="bottom")
     kind = columns[0].selectbox(
@@ -82,7 +82,7 @@ def _controls() -> tuple[Wanted, bool]:
         bind="query-params",
         help="\n".join(f"- {name}: {words}" for name, words in _KINDS.items()),
     )
-    size = columns[1].number_input("Heads", 1, 8, 2, key="heads", bind="query-params")
+    size = columns[1].number_input("Heads", 1, 8, 2, key="group", bind="query-params")
     n = columns[2].number_input("Requests", 8, 400, 40, key="requests", bind="query-params")
     draws = columns[3].number_input("Random draws", 0, 10, 3, key="safety_draws")
     new = columns[4].number_input("New tokens", 1, 512, 14 if short else 64, key="safety_new")

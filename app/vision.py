@@ -118,15 +118,17 @@ def _views(found: Gaze, text: str, image: str) -> None:
     choice, head, dark = state.model(), state.head(), widgets.dark()
     tokens = {f"{i}: {found.tokens[i].strip() or found.tokens[i]}": i for i in found.asked}
     names = list(tokens)
-    if st.session_state.get("at") not in names:
-        st.session_state.pop("at", None)
+    if st.session_state.get("looks_from") not in names:
+        st.session_state.pop("looks_from", None)
     left, middle, right = st.columns([2, 3, 3], gap="medium")
     with left:
         st.image(found.picture, caption="The picture", width="stretch")
         with widgets.guard():
             st.markdown(f"**{widgets.md(text)}** {widgets.md(answer(choice, text, image))}")
     with middle:
-        asked = st.selectbox("Token that looks", names, index=len(names) - 1, key="at", bind="query-params")
+        asked = st.selectbox(
+            "Token that looks", names, index=len(names) - 1, key="looks_from", bind="query-params"
+        )
         at = tokens[asked]
         widgets.figure(found.figure(head, at, dark=dark).update_layout(height=400), key="vision_overlay")
     with right:

@@ -25,7 +25,7 @@ def codes(at: AppTest) -> str:
 
 
 def test_the_planted_head_is_found_lost_and_made_stronger(open_page: Open):
-    at = open_page("safety", requests=16, heads=1)
+    at = open_page("safety", requests=16, group=1)
     assert not at.exception and "Click Search" in texts(at) and "headscope sahara" in codes(at)
     at.number_input(key="safety_draws").set_value(1)
     at.number_input(key="safety_new").set_value(2)
@@ -45,7 +45,7 @@ def test_the_planted_head_is_found_lost_and_made_stronger(open_page: Open):
     assert "headscope refusals L1H0 --model organism/planted --gains 0,2" in codes(at)
 
 
-@pytest.mark.parametrize("address", [{"how": "zero"}, {"heads": "99"}, {"requests": "many"}])
+@pytest.mark.parametrize("address", [{"how": "zero"}, {"group": "99"}, {"requests": "many"}])
 def test_wrong_addresses_are_said_and_the_page_goes_on(open_page: Open, address):
     at = open_page("safety", **address)
     assert not at.exception and "in the address is not" in texts(at) and "Click Search" in texts(at)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+from collections import defaultdict
+from pathlib import Path
+
 import pytest
 
 from headscope.app import widgets
@@ -93,3 +97,17 @@ def test_a_click_is_read_from_what_plotly_reports():
     event = {"selection": {"points": [{"customdata": [3, 1], "x": 1, "y": 3}]}}
     assert widgets.head_of(event) == Head(3, 1)
     assert widgets.head_of({"selection": {"points": []}}) is None and widgets.head_of(None) is None
+
+
+def test_a_key_names_one_widget_on_all_pages():
+    """Pages share the state: what one page's widget left under a key is read by another page's widget of that key."""
+    found = defaultdict(set)
+    for file in Path(widgets.__file__).parent.glob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+                continue
+            for word in call.keywords:
+                if word.arg == "key" and isinstance(word.value, ast.Constant):
+                    found[word.value.value].add((call.func.attr, *map(ast.unparse, call.args)))
+    assert len(found) > 50 and len(found["seed"]) == 1
+    assert {key: widgets for key, widgets in found.items() if len(widgets) > 1} == {}

@@ -29,7 +29,7 @@ def test_a_picture_the_answer_and_all_heads_are_shown(opened):
     at = opened()
     assert not at.exception and not at.error
     assert at.selectbox(key="picture").options[:2] == list(example_images())[:2]
-    assert at.selectbox(key="at").value == "19: saw"
+    assert at.selectbox(key="looks_from").value == "19: saw"
     charts = [one.key for one in at.get("plotly_chart")]
     assert len(charts) == 4
     assert "How much each token of the answer depends on the picture" in at.caption[-1].value
@@ -37,9 +37,9 @@ def test_a_picture_the_answer_and_all_heads_are_shown(opened):
 
 def test_an_address_shows_its_picture_token_and_head(opened):
     name = list(example_images())[5]
-    at = opened(picture=name, at="18: cat", layer=2, head=3)
+    at = opened(picture=name, looks_from="18: cat", layer=2, head=3)
     assert not at.exception and not at.error
-    assert at.selectbox(key="picture").value == name and at.selectbox(key="at").value == "18: cat"
+    assert at.selectbox(key="picture").value == name and at.selectbox(key="looks_from").value == "18: cat"
     assert "L2H3 at 'cat'" in str(at.get("plotly_chart")[0].proto.spec) + str(at.get("plotly_chart")[0].proto)
 
 
