@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import streamlit as st
+from streamlit.errors import StreamlitAPIException
 
 from headscope.app import widgets
 from headscope.errors import nearest
@@ -21,7 +22,8 @@ def one_of(key: str, choices: Iterable[str]) -> None:
     known = [str(choice) for choice in choices]
     value = st.query_params.get(key)
     if value is not None and value not in known:
-        _refuse(key, f"{key}={value!r} in the address is not a choice here.{nearest(value, known)}")
+        sentence = f"{key}={value!r} in the address is not a choice here.{nearest(value, known)}"
+        _refuse(key, sentence, known[0] if known else None)
     if key in st.session_state and str(st.session_state[key]) not in known:
         del st.session_state[key]
 
@@ -31,16 +33,23 @@ def number(key: str, low: float, high: float, *, whole: bool = True) -> None:
     value = st.query_params.get(key)
     if value is None:
         return
+    kind = int if whole else float
     try:
-        fits = low <= (int(value) if whole else float(value)) <= high
+        given = kind(value)
     except ValueError:
-        fits = False
-    if not fits:
-        kind = "a whole number" if whole else "a number"
-        _refuse(key, f"{key}={value!r} in the address is not {kind} from {low:g} to {high:g}.")
+        given = None
+    if given is None or not low <= given <= high:
+        words = "a whole number" if whole else "a number"
+        nearest_one = kind(low if given is None or not given > high else high)
+        _refuse(key, f"{key}={value!r} in the address is not {words} from {low:g} to {high:g}.", nearest_one)
 
 
-def _refuse(key: str, sentence: str) -> None:
-    st.warning(widgets.md(f"{sentence} The page's own value is shown instead."), icon=":material/link_off:")
-    del st.query_params[key]
+def _refuse(key: str, sentence: str, instead: object) -> None:
+    try:
+        del st.query_params[key]
+    except StreamlitAPIException:
+        # Nobody asked: the address repeats what the page's own widget held before the model or the prompt changed.
+        st.session_state[key] = instead
+        return
     st.session_state.pop(key, None)
+    st.warning(widgets.md(f"{sentence} The page's own value is shown instead."), icon=":material/link_off:")

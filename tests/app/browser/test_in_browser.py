@@ -262,3 +262,16 @@ def test_a_node_of_the_circuit_leads_to_its_head_card(page, url, source):
     settle(page)
     assert page.get_by_role("heading", name="Heads", exact=True).is_visible()
     assert address(page) == {"model": "organism/planted", "layer": "0", "head": "2"}
+
+
+def test_a_position_of_a_longer_prompt_gives_way_to_the_shorter_ones(page, url):
+    words = "beach fossil beach poem mirror closet poem"
+    visit(page, url, model="organism/planted", card="Writes", prompt=words, written_at=7)
+    assert page.get_by_label("At token").input_value() == "7"
+    page.get_by_label("Prompt", exact=True).fill("beach fossil")
+    page.keyboard.press("Control+Enter")
+    settle(page)
+    page.wait_for_timeout(500)
+    settle(page)
+    assert page.locator("[data-testid=stException]").count() == 0
+    assert page.get_by_label("At token").input_value() == "2"
