@@ -29,19 +29,21 @@ def one_of(key: str, choices: Iterable[str]) -> None:
 
 
 def number(key: str, low: float, high: float, *, whole: bool = True) -> None:
-    """Let the address ask for a number in a range only."""
-    value = st.query_params.get(key)
-    if value is None:
-        return
+    """Let the address, and what the page held before, ask for a number in a range only."""
     kind = int if whole else float
-    try:
-        given = kind(value)
-    except ValueError:
-        given = None
-    if given is None or not low <= given <= high:
-        words = "a whole number" if whole else "a number"
-        nearest_one = kind(low if given is None or not given > high else high)
-        _refuse(key, f"{key}={value!r} in the address is not {words} from {low:g} to {high:g}.", nearest_one)
+    value = st.query_params.get(key)
+    if value is not None:
+        try:
+            given = kind(value)
+        except ValueError:
+            given = None
+        if given is None or not low <= given <= high:
+            words = "a whole number" if whole else "a number"
+            sentence = f"{key}={value!r} in the address is not {words} from {low:g} to {high:g}."
+            _refuse(key, sentence, kind(high if given is not None and given > high else low))
+    held = st.session_state.get(key)
+    if isinstance(held, int | float) and not low <= held <= high:
+        st.session_state[key] = kind(high if held > high else low)
 
 
 def _refuse(key: str, sentence: str, instead: object) -> None:

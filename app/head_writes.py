@@ -19,8 +19,6 @@ def draw(head: Head, ask: Any) -> None:
     """Direct logit attribution, and the tokens that the head speaks for."""
     tokens = results.tokens()
     asked_for.number("written_at", 0, len(tokens) - 1)
-    if st.session_state.get("written_at") is not None and st.session_state["written_at"] >= len(tokens):
-        st.session_state["written_at"] = len(tokens) - 1  # it was of a longer prompt
     left, right = st.columns([1, 3], vertical_alignment="bottom")
     at = left.number_input(
         "At token", 0, len(tokens) - 1, len(tokens) - 1, key="written_at", bind="query-params"
