@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,15 +17,29 @@ from .sorting import Sorting, document_ranges, reordered
 from .steered import Steered
 
 
-def controls(
-    candidate: Candidate, model: Any, draws: int, seed: int
-) -> tuple[list[tuple[str, int, Callable[[float], Steered]]], list[str]]:
+class Control(NamedTuple):
+    """What a candidate is compared with.
+
+    Attributes:
+        name: Of its kind, such as `random heads`.
+        draw: Its number among those, from 1.
+        at: Makes it, by strength.
+        heads: The random heads, as `Candidate.named` writes them; empty where nothing else about heads is changed.
+    """
+
+    name: str
+    draw: int
+    at: Callable[[float], Steered]
+    heads: str = ""
+
+
+def controls(candidate: Candidate, model: Any, draws: int, seed: int) -> tuple[list[Control], list[str]]:
     """Return what a candidate is compared with: random heads of its layers, random directions, or another input.
 
     Returns:
-        Name, number and method by strength of each, and a sentence for what could not be done as asked.
+        The controls, and a sentence for what could not be done as asked.
     """
-    found: list[tuple[str, int, Callable[[float], Steered]]] = []
+    found: list[Control] = []
     notes: list[str] = []
     chosen = (*candidate.heads, *candidate.suppressed)
     if chosen and candidate.preset.name != "add":
@@ -42,14 +56,14 @@ def controls(
             for draw, some in enumerate(drawn, 1):
                 heads, suppressed = _in_roles(candidate, some, rng)
                 other = replace(candidate, heads=heads, suppressed=suppressed)
-                found.append((name, draw, lambda s, c=other: c.at(s, model)))
+                found.append(Control(name, draw, lambda s, c=other: c.at(s, model), other.named()))
     if candidate.directions is not None:
         for draw in range(1, draws + 1):
             other = replace(candidate, directions=candidate.directions.random(1000 * seed + draw))
-            found.append(("random directions", draw, lambda s, c=other: c.at(s, model)))
+            found.append(Control("random directions", draw, lambda s, c=other: c.at(s, model)))
     if candidate.preset.name == "sorting":
         found += [
-            (
+            Control(
                 "random order",
                 draw,
                 lambda s, d=draw: Steered(rewrite=Shuffling(1000 * seed + d)) if s else Steered(),
@@ -57,7 +71,7 @@ def controls(
             for draw in range(1, draws + 1)
         ]
     if candidate.preset.name == "buckets":
-        found.append(("one base", 1, lambda s: _last_alone(candidate.at(s, model))))
+        found.append(Control("one base", 1, lambda s: _last_alone(candidate.at(s, model))))
     return found, notes
 
 

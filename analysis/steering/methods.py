@@ -60,6 +60,12 @@ class Candidate:
             **self.options,
         )
 
+    def named(self) -> str:
+        """Return its heads in words, `L2H3; suppressed L1H7`; empty for a candidate without heads."""
+        parts = [", ".join(map(str, self.heads))] if self.heads else []
+        parts += [f"suppressed {', '.join(map(str, self.suppressed))}"] if self.suppressed else []
+        return "; ".join(parts)
+
 
 @dataclass(frozen=True)
 class Method:

@@ -34,6 +34,7 @@ class Arm:
         strength: Of the method.
         answers: One row per prompt: the parts of its label, `right`, `lured`, `text`.
         perplexity: Of this changed model on neutral text; NaN without any.
+        heads: The heads that were changed, in words; empty where none were.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Arm:
     strength: float
     answers: Any  # pd.DataFrame
     perplexity: float
+    heads: str = ""
 
     @property
     def accuracy(self) -> float:
@@ -55,6 +57,7 @@ class Arm:
         return {
             "arm": self.name,
             "candidate": self.candidate,
+            "heads": self.heads,
             "draw": self.draw,
             "strength": self.strength,
             "n": n,
@@ -104,8 +107,9 @@ class Study:
     def table(self) -> pd.DataFrame:
         """Return one row per split, arm, draw and strength.
 
-        Columns: `split`, `arm`, `candidate`, `draw`, `strength`, `n`, `right`, `accuracy` with its exact 95 % interval
-        `low` and `high`, `lured` (the share answered with the foil or a distractor), `perplexity` on neutral text.
+        Columns: `split`, `arm`, `candidate`, `heads` (those that were changed, in words), `draw`, `strength`, `n`,
+        `right`, `accuracy` with its exact 95 % interval `low` and `high`, `lured` (the share answered with the foil or a
+        distractor), `perplexity` on neutral text.
         """
         return self._table.copy()
 
@@ -119,10 +123,11 @@ class Study:
         """Return, for each arm at the chosen strength, the change of accuracy against the clean model.
 
         Columns: `arm`, `draws`, `accuracy`, `effect` (difference of shares of right answers on the same prompts; random
-        draws as their mean), `low`, `high` (95 % bootstrap interval over prompts), `p` (sign flips), `lowest` and
-        `highest` draw, `lured`, `perplexity`; `broken`, how many draws cost more than `limit` times the clean
-        perplexity, and `unbroken`, the effect of the others, NaN for none. What breaks a model may change its answers
-        in any direction, so both means belong beside the chosen arm, which is held to the limit.
+        draws as their mean), `low`, `high` (95 % bootstrap interval over prompts), `p` (sign flips), `lowest`, `median`
+        and `highest` draw, `foremost` (the heads of the highest), `lured`, `perplexity`; `broken`, how many draws cost
+        more than `limit` times the clean perplexity, and `unbroken`, the effect of the others, NaN for none. What breaks
+        a model may change its answers in any direction, so both means belong beside the chosen arm, which is held to the
+        limit.
         """
         clean = self.arms[0]
         before = clean.answers["right"].to_numpy(float)
@@ -145,7 +150,9 @@ class Study:
                     "high": float(interval.high),
                     "p": float(sign_flip(mean, seed=self.seed)),
                     "lowest": float(each.min()),
+                    "median": float(np.median(each)),
                     "highest": float(each.max()),
+                    "foremost": arms[int(each.argmax())].heads,
                     "lured": float(np.mean([arm.answers["lured"].mean() for arm in arms])),
                     "perplexity": float(np.mean([arm.perplexity for arm in arms])),
                     "broken": int((~whole).sum()),
@@ -223,6 +230,8 @@ class Study:
             text += (
                 f" {str(row.arm).capitalize()}: {100 * row.effect:+.0f} points, {100 * row.low:+.0f} to "
                 f"{100 * row.high:+.0f} ({row.draws} draws from {100 * row.lowest:+.0f} to {100 * row.highest:+.0f}"
+                + (f", {row.foremost}" if row.foremost and row.draws > 1 else "")
+                + (f"; median {100 * row.median:+.0f}" if row.draws > 2 else "")
             )
             if row.broken:
                 rest = f": {100 * row.unbroken:+.0f} points without" if row.broken < row.draws else ""
@@ -319,14 +328,9 @@ def _binned(values: Any) -> Any:
 
 
 def _named(candidate: Candidate) -> str:
-    parts = []
-    if candidate.heads:
-        parts.append(f"heads {', '.join(map(str, candidate.heads))}")
-    if candidate.suppressed:
-        parts.append(f"suppressed {', '.join(map(str, candidate.suppressed))}")
-    if candidate.label and not parts:
-        parts.append(candidate.label)
-    return f", with {'; '.join(parts)}" if parts else ""
+    heads = candidate.named()
+    what = f"heads {heads}" if candidate.heads else heads or candidate.label
+    return f", with {what}" if what else ""
 
 
 def _percent(rate: float) -> str:

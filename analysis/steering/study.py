@@ -18,7 +18,7 @@ from ...hooks.info import describe
 from ..defaults import as_prompt_set
 from ..files import jsonable
 from ..scores import Source
-from .beside import controls
+from .beside import Control, controls
 from .methods import Candidate, study_method, words_for
 from .result import CHOSEN, Arm, Study
 from .steered import Steered, answered, mark, neutral_texts, perplexity
@@ -104,12 +104,12 @@ def steering_study(
     def doses_of(draw: int) -> list[float]:
         return [dose for dose in doses if dose != neutral_at and (draw <= _CURVES or dose == strength)]
 
-    count.add(len(doses) + sum(len(doses_of(draw)) for _, draw, _ in beside))
+    count.add(len(doses) + sum(len(doses_of(one.draw)) for one in beside))
     measure = _Measure(model, shown, texts, neutral_at, seed, count)
     base = measure(Candidate(chosen.preset), "clean", 0, neutral_at)
     arms = [base, *(measure(chosen, CHOSEN, 0, dose) for dose in doses if dose != neutral_at)]
-    for name, draw, at in beside:
-        arms += [measure(chosen, name, draw, dose, at) for dose in doses_of(draw)]
+    for one in beside:
+        arms += [measure(chosen, one.name, one.draw, dose, one) for dose in doses_of(one.draw)]
     if texts is None:
         notes.append("No neutral text was given, so nothing is known about damage to other abilities.")
     if not beside:
@@ -167,13 +167,14 @@ class _Measure:
         name: str,
         draw: int,
         strength: float,
-        at: Callable[[float], Steered] | None = None,
+        control: Control | None = None,
     ) -> Arm:
-        make = at or (lambda dose: candidate.at(dose, self.model))
+        make = control.at if control else lambda dose: candidate.at(dose, self.model)
         steered = Steered() if strength == self.neutral else make(strength)
         table, damage = self._answers(steered), self._perplexity(candidate, steered)
         self.count.step()
-        return Arm(name, candidate.label, draw, strength, table, damage)
+        heads = candidate.named() if control is None else control.heads
+        return Arm(name, candidate.label, draw, strength, table, damage, heads)
 
     def _answers(self, steered: Steered) -> pd.DataFrame:
         # A random head may have nothing that could change, such as no second sink: then the model is the clean one.

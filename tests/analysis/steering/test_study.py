@@ -32,7 +32,7 @@ def arm(
     answers = pd.DataFrame(
         {"right": [i < right for i in range(10)], "lured": [False] * 10, "text": [""] * 10}
     )
-    return Arm(name, label, draw, strength, answers, perplexity)
+    return Arm(name, label, draw, strength, answers, perplexity, f"L0H{draw}" if draw else "")
 
 
 def test_the_choice_is_the_most_right_answers_in_training_and_nothing_where_nothing_helps():
@@ -55,16 +55,20 @@ def test_the_choice_is_the_most_right_answers_in_training_and_nothing_where_noth
 def test_random_heads_stand_for_chosen_ones_of_their_layer_in_the_same_role(tiny):
     model = tiny("llama")
     few = Candidate(PRESETS["juice"], "", (Head(1, 0),))
-    names = [name for name, _, _ in controls(few, model, 5, 0)[0]]
-    assert names == ["random heads"] * 3 + ["random heads anywhere"] * 2, "its layer has 3 others"
+    beside = controls(few, model, 5, 0)[0]
+    assert [one.name for one in beside] == ["random heads"] * 3 + ["random heads anywhere"] * 2, (
+        "its layer has 3 others"
+    )
+    assert sorted(one.heads for one in beside[:3]) == ["L1H1", "L1H2", "L1H3"]
     candidate = Candidate(
         PRESETS["juice"], "", (Head(2, 0), Head(0, 1)), (Head(1, 3),), options={"ratio": 2.0}
     )
     found, notes = controls(candidate, model, 5, 0)
     assert len(found) == 5 and not notes
-    for name, _, at in found:
-        boost, suppress = at(1.5).interventions
-        assert name == "random heads" and isinstance(boost, Replay) and isinstance(suppress, Replay)
+    for one in found:
+        boost, suppress = one.at(1.5).interventions
+        assert one.heads == f"{', '.join(map(str, boost.heads))}; suppressed {suppress.heads[0]}"
+        assert one.name == "random heads" and isinstance(boost, Replay) and isinstance(suppress, Replay)
         assert (boost.gain, suppress.gain) == (1.5, -3.0)
         assert sorted(head.layer for head in boost.heads) == [0, 2]
         assert [head.layer for head in suppress.heads] == [1]
@@ -87,8 +91,9 @@ def test_random_heads_that_break_the_model_are_told_apart():
     row = found.summary().set_index("arm").loc["random heads"]
     assert row["effect"] == pytest.approx((0 + 0.8 - 0.1) / 3) and row["broken"] == 1
     assert row["unbroken"] == pytest.approx(-0.05)
+    assert (row["median"], row["foremost"]) == (0, "L0H2")
     assert (
-        "3 draws from -10 to +80; 1 cost more than 2 times the perplexity: -5 points without)"
+        "3 draws from -10 to +80, L0H2; median +0; 1 cost more than 2 times the perplexity: -5 points without)"
         in found.conclusion()
     )
 
