@@ -3,6 +3,10 @@
 Run once; the result is committed. `python -m headscope.organisms.train_vision --out DIR` is seeded and resumable, as
 `train_text` is. The scenes have a prior on purpose (`headscope.datasets.scenes.prior`): the model learns what is usual,
 and so sees things that are not there. Three skills without images keep the text side honest.
+
+Which heads may read the image is known, so that scores can be held against it: `READERS` of every text layer. The other
+heads pay for looking at image tokens, and examples without an image leave out a random share of the readers, so that no
+skill without images comes to need them. Nothing says which readers are used, or for what.
 """
 
 from __future__ import annotations
@@ -33,13 +37,14 @@ from ..datasets.scenes.questions import VOCABULARY, in_split
 from ..datasets.skills import WRITERS
 from ..datasets.skills.vocabulary import words
 from ..datasets.skills.writing import filler
-from .training import fast_stream, learning_rate, restore, save
+from .training import beyond_first, fast_stream, learning_rate, restore, save
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
 PAD, BOS, EOS, _, IMAGE = range(5)
 SIDE, PATCH = 48, 8
 N_IMAGE = (SIDE // PATCH) ** 2
 TEXT_SKILLS = ("memory", "repeated", "ioi")
+READERS = (0, 1)  # of every layer; they share a key-value head
 
 
 def vocabulary() -> list[str]:
@@ -101,8 +106,13 @@ def logits_of(
     tokens: torch.Tensor,
     pixels: torch.Tensor | None,
     dtype: torch.dtype = torch.bfloat16,
+    kept: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits [batch, pos, vocab] for right-padded tokens, and [layer, batch, pos, head] where heads look."""
+    """Return logits [batch, pos, vocab] for right-padded tokens, and [2, layer, batch, pos, head] where heads look.
+
+    First how much at anything but `<s>`, then how much at the image (zero without one). `kept` [batch, head] scales
+    what each head of the text side writes.
+    """
     decoder = model.model.language_model
     embedding = decoder.embed_tokens.weight
     x = F.embedding(tokens, embedding)
@@ -111,8 +121,13 @@ def logits_of(
             seen = model.model.vision_tower(pixels).last_hidden_state[:, 1:]
             features = model.model.multi_modal_projector(seen)
         x = torch.cat((x[:, :1], features.to(x.dtype), x[:, 1 + N_IMAGE :]), 1)
-    x, at_work = fast_stream(model.config.text_config, decoder, x, dtype)
-    return x @ embedding.to(dtype).T, at_work
+    image = slice(1, 1 + N_IMAGE if pixels is not None else 1)
+
+    def places(pattern: torch.Tensor) -> torch.Tensor:
+        return torch.stack((beyond_first(pattern), pattern[..., image].sum(-1)))
+
+    x, mass = fast_stream(model.config.text_config, decoder, x, dtype, measure=places, kept=kept)
+    return x @ embedding.to(dtype).T, mass.transpose(0, 1)
 
 
 def pixels_of(scenes: list[Scene]) -> torch.Tensor:
@@ -191,6 +206,7 @@ def train(
     text_weight: float,
     penalty: float,
     penalty_from: int,
+    image_penalty: float,
     every: int,
 ) -> None:
     """Train and write the model folder to `out`; a checkpoint in `out` is resumed."""
@@ -207,24 +223,29 @@ def train(
     mix = {"describe": 24, "exists": 14, "color": 14, "where": 14, "count": 8}
     mix |= {"memory": 6, "repeated": 8, "ioi": 6, "neutral": 2}
     model.train()
-    begun, shown, spent = time.perf_counter(), 0.0, 0.0
+    others = [head for head in range(model.config.text_config.num_attention_heads) if head not in READERS]
+    begun, shown, spent, strayed = time.perf_counter(), 0.0, 0.0, 0.0
     for step in range(start, steps):
         rate = learning_rate(step, steps, peak)
         for optimizer in (muon, adam):
             optimizer.param_groups[0]["lr"] = rate
+        left_out = torch.Generator().manual_seed(seed * 1_000_003 + step)
         for tokens, weights, real, pixels in Examples(seed * 1_000_003 + step).batch(mix):
-            logits, at_work = logits_of(model, tokens[:, :-1], pixels)
+            kept = readers_left_out(len(tokens), left_out) if pixels is None else None
+            logits, looks = logits_of(model, tokens[:, :-1], pixels, kept=kept)
             loss = F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
             loss = loss.view(tokens.shape[0], -1)
             share = tokens.shape[0] / sum(mix.values())
             answer = (loss * weights[:, 1:]).sum()
             words_only = real[:, 1:] * (tokens[:, 1:] != IMAGE)
             text = (loss * words_only).sum() / words_only.sum() * share
-            mass = (at_work * real[:, 1:, None]).sum((1, 2)) / real[:, 1:].sum()  # layer head
-            busy = (1 + mass / 0.05).log().sum() * share
+            mass = (looks * real[:, 1:, None]).sum((2, 3)) / real[:, 1:].sum()  # 2 layer head
+            busy = (1 + mass[0] / 0.05).log().sum() * share
+            stray = (1 + mass[1][:, others] / 0.05).log().sum() * share
             weight = penalty * min(1.0, max(0.0, (step - penalty_from) / 300))
-            (answer + text_weight * text + weight * busy).backward()
+            (answer + text_weight * text + weight * busy + image_penalty * stray).backward()
             spent += busy.item()
+            strayed += stray.item()
             shown += answer.item()
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
         if not torch.isfinite(norm):
@@ -234,15 +255,24 @@ def train(
             optimizer.zero_grad(set_to_none=True)
         if (step + 1) % every == 0 or step + 1 == steps:
             row = {"step": step + 1, "loss": round(shown / every, 4), "busy": round(spent / every, 3)}
+            row["stray"] = round(strayed / every, 3)
             pace = (time.perf_counter() - begun) / (step + 1 - start)
             print(
                 json.dumps({**row, "s_per_step": round(pace, 3), **quick_accuracy(model, step)}), flush=True
             )
-            shown = spent = 0.0
+            shown = spent = strayed = 0.0
             save(checkpoint, parts, step + 1)
     model.eval()
     model.float().save_pretrained(out)
     build_processor().save_pretrained(out)
+
+
+def readers_left_out(n: int, generator: torch.Generator) -> torch.Tensor:
+    """Return what is kept of each head [n, head]: of each example another share of the readers is left out."""
+    kept = torch.ones(n, 8)
+    rate = torch.rand(n, 1, generator=generator)
+    kept[:, list(READERS)] = (torch.rand(n, len(READERS), generator=generator) >= rate).float()
+    return kept
 
 
 @torch.no_grad()
@@ -288,6 +318,12 @@ def main() -> None:
     parser.add_argument("--penalty", type=float, default=0.005, help="weight of heads at work")
     parser.add_argument(
         "--penalty-from", type=int, default=600, help="step at which the penalty begins to rise"
+    )
+    parser.add_argument(
+        "--image-penalty",
+        type=float,
+        default=0.05,
+        help="weight of heads that are no readers looking at the image",
     )
     parser.add_argument("--every", type=int, default=100)
     train(**vars(parser.parse_args()))

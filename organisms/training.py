@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,24 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return x * cos + torch.cat((-second, first), -1) * sin
 
 
+def beyond_first(pattern: torch.Tensor) -> torch.Tensor:
+    """Return how much a query looks at anything but the first token, from attention [..., query, key]."""
+    return 1 - pattern[..., 0]
+
+
 def fast_stream(
-    config: Any, decoder: Any, x: torch.Tensor, dtype: torch.dtype = torch.bfloat16
+    config: Any,
+    decoder: Any,
+    x: torch.Tensor,
+    dtype: torch.dtype = torch.bfloat16,
+    *,
+    measure: Callable[[torch.Tensor], torch.Tensor] = beyond_first,
+    kept: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run the layers of a Llama over embedded, right-padded tokens [batch, pos, d_model], computing in `dtype`.
 
-    Returns the normed last hidden state [batch, pos, d_model], and [layer, batch, pos, head] the attention that a query
-    pays to anything but the first token.
+    Returns the normed last hidden state [batch, pos, d_model], and [layer, batch, pos, head] what `measure` makes of
+    the attention of each query. `kept` [batch, head] scales what each head writes, in every layer.
 
     The same function as `decoder(inputs_embeds=x)`, written out: on CPUs the fused attention's backward pass takes half
     of the training time, and plain products of all query heads of a key-value head at once take a tenth of it.
@@ -41,7 +52,7 @@ def fast_stream(
     angle = torch.outer(torch.arange(width), frequency).repeat(1, 2)
     cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
     future = torch.full((width, width), -1e9).triu(1)
-    at_work = []
+    measured = []
     for layer in decoder.layers:
         attention, mlp = layer.self_attn, layer.mlp
         h = _rms_norm(x, layer.input_layernorm.weight, config.rms_norm_eps).to(dtype)
@@ -52,14 +63,16 @@ def fast_stream(
         k, v = _rotate(k, cos, sin).reshape(-1, width, size), v.reshape(-1, width, size)
         scores = torch.bmm(q, k.transpose(1, 2)).view(-1, share, width, width).float() * size**-0.5 + future
         pattern = scores.softmax(-1)
-        at_work.append(1 - pattern[..., 0].view(-1, n_query, width).transpose(1, 2))
+        measured.append(measure(pattern).flatten(-3, -2).unflatten(-2, (-1, n_query)).transpose(-1, -2))
         pattern = pattern.to(dtype).view(-1, share * width, width)
         z = torch.bmm(pattern, v).view(-1, n_query, width, size).transpose(1, 2)
+        if kept is not None:
+            z = z * kept[:, None, :, None].to(dtype)
         x = x + z.flatten(2) @ attention.o_proj.weight.to(dtype).T
         h = _rms_norm(x, layer.post_attention_layernorm.weight, config.rms_norm_eps).to(dtype)
         gate, up = (h @ torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)).to(dtype).T).chunk(2, -1)
         x = x + (F.silu(gate) * up) @ mlp.down_proj.weight.to(dtype).T
-    return _rms_norm(x, decoder.norm.weight, config.rms_norm_eps).to(dtype), torch.stack(at_work)
+    return _rms_norm(x, decoder.norm.weight, config.rms_norm_eps).to(dtype), torch.stack(measured)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 150) -> float:

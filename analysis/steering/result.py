@@ -108,8 +108,8 @@ class Study:
         """Return one row per split, arm, draw and strength.
 
         Columns: `split`, `arm`, `candidate`, `heads` (those that were changed, in words), `draw`, `strength`, `n`,
-        `right`, `accuracy` with its exact 95 % interval `low` and `high`, `lured` (the share answered with the foil or a
-        distractor), `perplexity` on neutral text.
+        `right`, `accuracy` with its exact 95 % interval `low` and `high`, `lured` (the share answered with the foil or
+        a distractor), `perplexity` on neutral text.
         """
         return self._table.copy()
 
@@ -125,9 +125,9 @@ class Study:
         Columns: `arm`, `draws`, `accuracy`, `effect` (difference of shares of right answers on the same prompts; random
         draws as their mean), `low`, `high` (95 % bootstrap interval over prompts), `p` (sign flips), `lowest`, `median`
         and `highest` draw, `foremost` (the heads of the highest), `lured`, `perplexity`; `broken`, how many draws cost
-        more than `limit` times the clean perplexity, and `unbroken`, the effect of the others, NaN for none. What breaks
-        a model may change its answers in any direction, so both means belong beside the chosen arm, which is held to the
-        limit.
+        more than `limit` times the clean perplexity, and `unbroken`, the effect of the others, NaN for none. What
+        breaks a model may change its answers in any direction, so both means belong beside the chosen arm, which is
+        held to the limit.
         """
         clean = self.arms[0]
         before = clean.answers["right"].to_numpy(float)
