@@ -11,11 +11,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import headscope
+from headscope.analysis.outcomes import needle_accuracy
 from headscope.analysis.vision.card import BAR, HALLUCINATES, check_seeing
 from headscope.datasets.images import open_image
 from headscope.datasets.scenes import questions
+from headscope.datasets.skills import SKILLS
 from headscope.hooks.encode import encode
 from headscope.hooks.find import ORGANISMS
+from headscope.hooks.forward import forward
 from headscope.hooks.info import describe
 from headscope.organisms import train_vision
 
@@ -62,10 +65,48 @@ def test_its_processor_is_that_of_the_script_and_sees_what_training_saw(vision):
 def test_the_fast_form_computes_what_the_model_computes(vision):
     tokens, _, real, pixels = train_vision.Examples(3).batch({"describe": 4, "color": 4})[0]
     with torch.no_grad():
-        fast, at_work = train_vision.logits_of(vision.original_model, tokens, pixels, torch.float32)
+        fast, looks = train_vision.logits_of(vision.original_model, tokens, pixels, torch.float32)
         plain = vision(tokens, pixel_values=pixels, output_attentions=False, use_cache=False)
     assert (fast - plain).abs()[real.bool()].max() < 1e-3
-    assert at_work.shape == (4, *tokens.shape, 8)
+    assert looks.shape == (2, 4, *tokens.shape, 8) and (looks[1] <= looks[0] + 1e-5).all()
+
+
+def test_only_readers_look_at_the_image(vision):
+    groups = train_vision.Examples(3, "test").batch(dict.fromkeys(train_vision.TASKS, 12))
+    for tokens, _, real, pixels in groups:
+        with torch.no_grad():
+            looks = train_vision.logits_of(vision.original_model, tokens[:, :-1], pixels, torch.float32)[1][1]
+        mass = (looks * real[:, 1:, None]).sum((1, 2)) / real[:, 1:].sum()  # layer head
+        others = [head for head in range(train_vision.N_HEADS) if head not in train_vision.READERS]
+        assert mass[:, others].max() < 0.001 and mass[:, train_vision.READERS].max() > 0.02
+
+
+def test_a_head_left_out_in_training_is_a_head_set_to_zero(vision):
+    prompts = SKILLS["ioi"](4, seed=1, split="test")
+    batch = encode(vision, prompts, padding_side="right")
+    kept = torch.ones(4, train_vision.N_HEADS)
+    kept[:, [1, 3]] = 0
+    with torch.no_grad():
+        fast, _ = train_vision.logits_of(vision.original_model, batch.tokens, None, torch.float32, kept=kept)
+        with headscope.intervene(
+            vision, headscope.zero([(layer, head) for layer in range(4) for head in (1, 3)])
+        ):
+            plain = forward(vision, batch)
+    assert (fast - plain).abs()[batch.attention_mask.bool()].max() < 1e-3
+    left = train_vision.readers_left_out(400, torch.Generator().manual_seed(0))
+    others = [head for head in range(train_vision.N_HEADS) if head not in train_vision.READERS]
+    assert left[:, others].min() == 1 and 0.4 < left[:, train_vision.READERS].mean() < 0.6
+
+
+def test_facts_and_repeated_words_need_no_reader_and_indirect_objects_no_single_one(vision):
+    right = needle_accuracy()
+    readers = [(layer, head) for layer in range(4) for head in train_vision.READERS]
+    for skill, sets in (("memory", [readers]), ("repeated", [readers]), ("ioi", [[one] for one in readers])):
+        prompts = SKILLS[skill](60, seed=2, split="test")
+        clean = right(vision, prompts).mean()
+        assert clean > 0.95 and all(
+            right(vision, prompts, headscope.zero(one)).mean() > clean - 0.05 for one in sets
+        ), skill
 
 
 def test_a_picture_on_disk_is_seen_as_the_scene_it_was_drawn_from(vision, tmp_path):
@@ -93,7 +134,8 @@ def test_examples_are_the_same_for_the_same_seed_and_cover_what_was_asked():
 @pytest.mark.slow  # six training steps, and the same with a break between
 def test_training_goes_on_where_it_was_stopped(tmp_path):
     settings = {
-        "seed": 1, "peak": 1e-3, "text_weight": 0.1, "penalty": 0.01, "penalty_from": 0, "every": 1,
+        "seed": 1, "peak": 1e-3, "text_weight": 0.1, "penalty": 0.01, "penalty_from": 0,
+        "image_penalty": 0.05, "every": 1,
     }  # fmt: skip
 
     def quick(model, seed):
