@@ -3,7 +3,7 @@
     python benchmarks/method_numbers.py [WORD ...] [--quick]
 
 With words, only rows in which one of them stands. Prints a line for each command: its seconds, and which numbers of the
-page it did not print. Ends with 1 if there were any. All commands together take about half an hour on one core;
+page it did not print. Ends with 1 if there were any. All commands together take about an hour on one core;
 `--quick` leaves out all but the scores.
 """
 

@@ -112,7 +112,9 @@ def steering_study(
         arms += [measure(chosen, one.name, one.draw, dose, one) for dose in doses_of(one.draw)]
     if texts is None:
         notes.append("No neutral text was given, so nothing is known about damage to other abilities.")
-    if not beside:
+    if not draws:
+        notes.append("No random set was asked for, so nothing tells what any change of this size would do.")
+    elif not beside:
         notes.append("This method has no random counterpart to compare it with.")
     info = describe(model)
     return Study(

@@ -283,3 +283,10 @@ def test_every_method_has_a_preset_and_makes_its_prompts():
         train, test = (method.data("organism", 8, 0, split) for split in ("train", "test"))
         assert len(test) == 8 and not {one.text for one in train} & {one.text for one in test}
         assert all(f"{part}=" in one.label for one in test for part in method.by)
+
+
+@pytest.mark.slow
+def test_a_study_without_random_sets_says_that_none_was_asked_for(text):
+    found = steering_study(text, "sorting", n=8, strengths=(1.0,), draws=0)
+    assert any(note.startswith("No random set was asked for") for note in found.notes)
+    assert not any("has no random counterpart" in note for note in found.notes)
