@@ -55,6 +55,6 @@ def concept_figure(table: Any, *, title: str | None = None, dark: bool = False) 
                     1, column,
                 )  # fmt: skip
         figure.update_yaxes(rangemode="tozero", tickformat=form if "%" in form else "", row=1, col=column)
-    figure.update_xaxes(title="heads changed")
+    figure.update_xaxes(title="heads changed", tickvals=[0, *sorted(set(changed["k"]))])
     finish(figure, dark, title, height=440, legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0})
     return figure.update_layout(margin={"t": 80 if title else 40, "b": 90})

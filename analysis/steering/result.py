@@ -34,7 +34,7 @@ class Arm:
         strength: Of the method.
         answers: One row per prompt: the parts of its label, `right`, `lured`, `text`.
         perplexity: Of this changed model on neutral text; NaN without any.
-        heads: The heads that were changed, in words; empty where none were.
+        heads: The chosen heads, or the random ones in their place, in words; empty where only something else is random.
     """
 
     name: str
@@ -107,7 +107,7 @@ class Study:
     def table(self) -> pd.DataFrame:
         """Return one row per split, arm, draw and strength.
 
-        Columns: `split`, `arm`, `candidate`, `heads` (those that were changed, in words), `draw`, `strength`, `n`,
+        Columns: `split`, `arm`, `candidate`, `heads` (see `Arm`), `draw`, `strength`, `n`,
         `right`, `accuracy` with its exact 95 % interval `low` and `high`, `lured` (the share answered with the foil or
         a distractor), `perplexity` on neutral text.
         """

@@ -64,6 +64,7 @@ def test_the_writer_of_colors_is_found_and_without_it_few_are_written(painter, p
     assert rows.loc["same-layers"].loc[0.0, "mentions"].min() > 0.8 * _mentions(clean)
     assert found.examples[0] == (clean[0], turned[0])
     assert "Gain -1, L1H2: " in found.conclusion() and len(found.figure().data) == 2 * 3 * 3
+    assert found.figure().layout.xaxis.tickvals[0] == 0 and len(found.figure().layout.xaxis.tickvals) > 1
 
 
 def test_texts_are_cut_where_the_model_is_about_to_write_the_word(painter, prompts):

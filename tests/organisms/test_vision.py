@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 
 import headscope
 from headscope.analysis.outcomes import needle_accuracy
+from headscope.analysis.selectivity import selectivity
 from headscope.analysis.vision.card import BAR, HALLUCINATES, check_seeing
+from headscope.analysis.vision.skills import TEXT_ONLY, skills
 from headscope.datasets.images import open_image
 from headscope.datasets.scenes import questions
 from headscope.datasets.skills import SKILLS
@@ -107,6 +109,20 @@ def test_facts_and_repeated_words_need_no_reader_and_indirect_objects_no_single_
         assert clean > 0.95 and all(
             right(vision, prompts, headscope.zero(one)).mean() > clean - 0.05 for one in sets
         ), skill
+
+
+@pytest.mark.slow
+def test_heads_that_score_high_in_vhd_are_readers_and_needed_for_seeing_only(vision):
+    """Heads and their number are chosen on training scenes; 30 and 5 points are the bars of `selectivity`."""
+    tasks = skills(vision, 60)
+    ranked = headscope.score(vision, "vhd", tasks.rank)
+    found = selectivity(vision, ranked, tasks.visual, tasks.text, tasks.train, k=(2, 5, 8), draws=1)
+    assert {head.index for head in found.heads} <= set(train_vision.READERS)
+    assert found.k == 5
+    lost, random = found.curve().loc[5], found.curve(arm="same-layers").loc[5]
+    assert lost["mean asked"] >= 0.3 and random["mean asked"] < 0.2
+    assert lost[list(TEXT_ONLY)].max() < 0.05
+    assert found.curve().loc[8, list(TEXT_ONLY)].max() < 0.05
 
 
 def test_a_picture_on_disk_is_seen_as_the_scene_it_was_drawn_from(vision, tmp_path):
