@@ -63,7 +63,7 @@ def selective(
 
         options = get(method).resolve(pairs(option or (), "--option"))
         kind, counts = kinds()[one_of(how, kinds(), "--how")], sizes(k)
-        among = None if layers is None else sizes(layers, "--layers")
+        among = None if layers is None else sizes(layers, "--layers", "0,1", least=0)
     if dry_run:
         plan = {
             "command": "selective",
@@ -76,19 +76,14 @@ def selective(
         }
         return show_plan(as_json, **plan, rank_on=rank_on, n=n, draws=draws, seed=seed, out=out)
     with working(f"selective {method} of {model}"):
-        from ..analysis.score import score
-        from ..analysis.selectivity import selectivity
-        from ..analysis.vision.skills import skills
+        from ..analysis.vision.selective import selective_heads
         from ..hooks.info import describe
         from ..hooks.load import load
 
         bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-        asked = skills(bridge, n, seed, rank_on=rank_on)
-        scores = score(bridge, method, asked.rank, seed=seed, **options)
-        scores = scores if among is None else scores.in_layers(among)
-        found = selectivity(
-            bridge, scores, asked.visual, asked.text, asked.train, how=kind, k=counts, at_least=at_least,
-            at_most=at_most, draws=draws, seed=seed, progress=progress_line(),
+        found = selective_heads(
+            bridge, method, n=n, seed=seed, rank_on=rank_on, layers=among, options=options, how=kind, k=counts,
+            at_least=at_least, at_most=at_most, draws=draws, progress=progress_line(),
         )  # fmt: skip
         short = describe(bridge).name.rsplit("/", 1)[-1]
         place = "" if among is None else f"-layers{'.'.join(map(str, among))}"

@@ -9,9 +9,7 @@ from typing import Any, ClassVar, Literal
 import pandas as pd
 from pydantic import Field
 
-from ...analysis.score import score
-from ...analysis.selectivity import selectivity
-from ...analysis.vision.skills import skills
+from ...analysis.vision.selective import selective_heads
 from ...hooks.interventions import uniform, zero
 from ..planner import Planner
 from ..steps import Found, Inputs, Step, Task, Unit, kind
@@ -58,15 +56,11 @@ class Selective(Step):
 
     def run(self, unit: Unit, model: Any, inputs: Inputs) -> Found:
         """Rank, choose and measure."""
-        how, seed = unit.task.params, unit.task.seed
-        asked = skills(model, how["n"], seed, rank_on=how["rank_on"])
-        ranked = score(model, how["method"], asked.rank, seed=seed)
-        ranked = ranked if how["layers"] is None else ranked.in_layers(how["layers"])
-        found = selectivity(
-            model, ranked, asked.visual, asked.text, asked.train,
-            how=_HOW[how["how"]], k=how["k"], at_least=how["at_least"], at_most=how["at_most"], draws=how["draws"],
-            seed=seed, progress=inputs.progress,
-        )  # fmt: skip
+        how = dict(unit.task.params)
+        change = _HOW[how.pop("how")]
+        found = selective_heads(
+            model, how.pop("method"), how=change, seed=unit.task.seed, progress=inputs.progress, **how
+        )
         heads = [str(head) for head in found.heads]
         return kept(found, k=found.k, heads=heads, conclusion=found.conclusion(), notes=found.notes)
 
