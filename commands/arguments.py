@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import BadOption, MissingData, nearest
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from ..analysis.run import Run
     from ..datasets.prompts import Prompt, PromptSet
     from ..hooks.interventions import Intervention
+
+Number = TypeVar("Number", int, float)
 
 
 def pairs(items: Sequence[str], where: str) -> dict[str, str]:
@@ -61,14 +64,27 @@ def one_of(name: str, choices: Iterable[str], where: str) -> str:
     return name
 
 
-def sizes(k: str, option: str = "--k") -> tuple[int, ...]:
+def numbers(text: str, option: str, example: str, *, least: float = -math.inf) -> tuple[float, ...]:
+    """Read numbers with commas between."""
+    return _listed(float, text, f"{option} {text}: expected numbers", example, least)
+
+
+def sizes(text: str, option: str = "--k", example: str = "1,2,4,8", *, least: int = 1) -> tuple[int, ...]:
     """Read whole numbers with commas between."""
+    return _listed(int, text, f"{option} {text}: expected whole numbers", example, least)
+
+
+def _listed(
+    read: Callable[[str], Number], text: str, expected: str, example: str, least: float
+) -> tuple[Number, ...]:
     try:
-        return tuple(int(size) for size in k.split(","))
+        found = tuple(read(one) for one in text.split(","))
     except ValueError:
-        raise BadOption(
-            f"{option} {k}: expected whole numbers with commas between, such as 1,2,4,8"
-        ) from None
+        found = ()
+    if not found or not all(one >= least for one in found):
+        bound = "" if least == -math.inf else f"{least:g} or more, "
+        raise BadOption(f"{expected} with commas between, {bound}such as {example}.")
+    return found
 
 
 def marked_prompts(

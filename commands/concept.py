@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import BadOption
-from .arguments import prompts_from_file, sizes
+from .arguments import numbers, prompts_from_file, sizes
 from .console import progress_line, show, show_plan, working
 from .options import Device, DryRun, Dtype, Json, Model, Out, Seed, Trust
 
@@ -44,7 +44,7 @@ def concept(
     """
     with working():
         listed, given = words.split(","), prompts_from_file(data)
-        factors, counts = _numbers(gains), sizes(k)
+        factors, counts = numbers(gains, "--gains", "-1,5"), sizes(k)
         if data is not None and given is None:
             raise BadOption(f"--data {data}: expected a file that ends in .jsonl, one prompt a line.")
     if dry_run:
@@ -86,10 +86,3 @@ def concept(
         "folder": folder,
     }
     show(as_json, record, [*lines, *found.notes, f"Folder: {folder}"])
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise BadOption(f"--gains {text}: expected numbers with commas between, such as -1,5.") from None

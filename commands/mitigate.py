@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ..datasets.plain import plain
-from ..errors import BadOption, BadPrompts, MissingData
-from .arguments import prompts_from_file
+from ..errors import BadPrompts, MissingData
+from .arguments import numbers, one_of, prompts_from_file
 from .console import progress_line, show, show_plan, working
 from .options import Device, DryRun, Dtype, Json, Model, Out, Seed, Trust
 
@@ -71,10 +71,9 @@ def mitigate(
     """
     with working():
         from ..analysis.vision.mitigation_methods import METHODS
-        from .arguments import one_of
 
         one_of(method, METHODS, "METHOD")
-        chosen = _numbers(strengths)
+        chosen = None if strengths is None else numbers(strengths, "--strengths", "0,0.5,1")
         asked = prompts_from_file(questions)
         given = _annotated(annotations, images, synonyms, describe_by, asked, n)
     if dry_run:
@@ -115,17 +114,6 @@ def mitigate(
     ]
     record = {"table": table.to_dict("records"), "conclusion": found.conclusion(), "notes": found.notes}
     show(as_json, {**record, "folder": folder}, lines)
-
-
-def _numbers(strengths: str | None) -> tuple[float, ...] | None:
-    if strengths is None:
-        return None
-    try:
-        return tuple(float(part) for part in strengths.split(","))
-    except ValueError:
-        raise BadOption(
-            f"--strengths {strengths}: expected numbers with commas between, such as 0,0.5,1."
-        ) from None
 
 
 def _annotated(

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import BadOption
-from .arguments import prompts_from_file
+from .arguments import numbers, prompts_from_file
 from .console import progress_line, show, show_plan, working
 from .options import Device, DryRun, Dtype, Json, Model, Out, Seed, Trust
 from .safety_options import (
@@ -63,7 +62,7 @@ def refusals(
     """
     with working():
         how = asking(judge, form, temperature, top_k, draws, max_new_tokens, stop)
-        factors = _numbers(gains)
+        factors = numbers(gains, "--gains", "0,1,2")
         prompts, texts = read_requests(data, column, benign), prompts_from_file(neutral)
     if dry_run:
         sets = 2 * (1 + (len(set(factors) - {1.0})) * (1 + draws))
@@ -103,10 +102,3 @@ def refusals(
         f"Report: {folder / 'dose.html'}",
     ]
     show(as_json, {**found.record(), "folder": folder}, lines)
-
-
-def _numbers(gains: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(one) for one in gains.split(","))
-    except ValueError:
-        raise BadOption(f"--gains {gains}: expected numbers with commas between, such as 0,1,2") from None

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .arguments import pairs, prompts_from_file
+from .arguments import pairs, prompts_from_file, sizes
 from .console import progress_line, show, show_plan, working
 from .options import Device, DryRun, Dtype, Json, Model, Seed, Trust
 
@@ -119,7 +119,7 @@ def show_features(
     """
     with working():
         prompts = prompts_from_file(data)
-        listed = _numbers(features)
+        listed = None if features is None else sizes(features, "--features", "3,17", least=0)
         from ..analysis.circuits.sae.autoencoder import Sae
 
         own = Sae.load(folder)
@@ -169,16 +169,3 @@ def _options(architecture: str, given: dict[str, str], seed: int) -> Any:
         name: Option(name, hints[name], default[name]).parse(value, "--set") for name, value in given.items()
     }
     return SaeOptions(architecture=architecture, seed=seed, **values)  # type: ignore[arg-type]
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    from ..errors import BadOption
-
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise BadOption(
-            f"--features {text}: expected whole numbers with commas between, such as 3,17"
-        ) from None

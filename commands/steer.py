@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import BadOption, MissingData
-from .arguments import one_of, prompts_from_file
+from ..errors import MissingData
+from .arguments import numbers, one_of, prompts_from_file, sizes
 from .console import progress_line, show, show_plan, working
 from .options import Device, DryRun, Dtype, Json, Model, Out, Seed, Trust
 
@@ -50,9 +50,11 @@ def steer(
         int, typer.Option(min=1, help="For juice: items that heads are chosen on; its authors take 4.")
     ] = 16,
     tolerance: Annotated[
-        float,
-        typer.Option(min=0.0, help="For juice: probability that a head may cost in a form of the conflict."),
-    ] = 0.0,
+        str,
+        typer.Option(
+            help="For juice: probabilities to try that a head may cost in a form; the paper's rule is 0."
+        ),
+    ] = "0,0.02",
     epochs: Annotated[int, typer.Option(min=1, help="For focus: how often every prompt is seen.")] = 10,
     limit: Annotated[
         float | None,
@@ -80,7 +82,8 @@ def steer(
     Example: headscope steer split-softmax --model organism/text -n 40 --draws 1
     """
     one_of(method, METHODS, "steer")
-    sizes = _numbers(k)
+    counts = sizes(k, "-k", "1,2,4")
+    losses = numbers(tolerance, "--tolerance", "0,0.02", least=0)
     with working():
         given, reported, contrasted, texts = map(prompts_from_file, (data, held_out, contrast, neutral))
         named = (
@@ -101,7 +104,7 @@ def steer(
             model=model,
             data=given.name if given is not None else "made for the model",
             strengths=strength or "the usual ones",
-            k=list(sizes),
+            k=list(counts),
             draws=draws,
             seed=seed,
             out=out,
@@ -114,7 +117,7 @@ def steer(
         bridge = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         if given is not None and reported is None:
             given, reported = halves(given)
-        options: dict[str, Any] = {"select": select, "tolerance": tolerance, "epochs": epochs}
+        options: dict[str, Any] = {"select": select, "tolerance": losses, "epochs": epochs}
         if contrasted is not None:
             options["contrast"] = contrasted
         found = steering_study(
@@ -123,7 +126,7 @@ def steer(
             train=given,
             test=reported,
             strengths=strength or None,
-            k=sizes,
+            k=counts,
             n=n,
             draws=draws,
             limit=limit,
@@ -157,13 +160,3 @@ def _lines(found: Any) -> list[str]:
     if len(settings):
         lines += [settings.to_string(**form), ""]
     return [*lines, found.conclusion(), *found.notes]
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(one) for one in text.split(","))
-    except ValueError:
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise BadOption(f"-k {text}: expected numbers of heads, such as 1,2,4.")
-    return sizes

@@ -157,48 +157,69 @@ class JuiceLists:
     table: pd.DataFrame
 
 
+@dataclass(frozen=True)
+class JuiceGains:
+    """What more, and what less, of every head does to one side's answer in each form of a conflict.
+
+    Attributes:
+        forms: First axis of `measured`.
+        measured: By sign, `positive` and `negative`: what `gains` returns, [form, item, layer, head].
+    """
+
+    forms: tuple[str, ...]
+    measured: dict[str, Float[np.ndarray, "form example layer head"]]
+
+    def lists(self, *, k: int = 5, tolerance: float = 0.0) -> JuiceLists:
+        """Choose the heads to act on.
+
+        Args:
+            k: Heads per list at most; the lists are shorter where fewer heads are consistent.
+            tolerance: How much of the answer's probability a head may cost in a form and still count as helping there.
+                0 is the paper's rule. In a small model a head does many things, so that one that decides a conflict
+                costs a little elsewhere. Where a model is all but certain in a form, nothing can raise that
+                probability, and no head is consistent by the paper's rule; items on which it is not certain help more
+                than a tolerance, see `conflict(others=...)`.
+
+        Raises:
+            BadOption: The tolerance is below 0.
+        """
+        n_layers, n_heads = self.measured["positive"].shape[2:]
+        layer, head = np.divmod(np.arange(n_layers * n_heads), n_heads)
+        table = pd.DataFrame({"layer": layer, "head": head})
+        chosen: dict[str, tuple[Head, ...]] = {}
+        for sign, measured in self.measured.items():
+            score = consistent(measured, tolerance).mean(axis=0).ravel()
+            order = [cell for cell in np.argsort(-score, kind="stable") if score[cell] > 0][:k]
+            chosen[sign] = tuple(Head(*map(int, divmod(cell, n_heads))) for cell in order)
+            for form, values in zip(self.forms, measured.mean(axis=1), strict=True):
+                table[f"{sign}_{form}"] = values.ravel()
+            table[f"{sign}_score"] = score
+            table[f"{sign}_rank"] = 0
+            table.loc[order, f"{sign}_rank"] = range(1, len(order) + 1)
+        return JuiceLists(chosen["positive"], chosen["negative"], table)
+
+
 @torch.no_grad()
-def juice_lists(
-    model: Any,
-    prompts: PromptSet,
-    side: Side = "memory",
-    *,
-    k: int = 5,
-    tolerance: float = 0.0,
-    progress: Progress | None = None,
-) -> JuiceLists:
-    """Choose the heads that JUICE acts on, by Li et al. 2025 (arXiv:2503.10996).
+def juice_gains(
+    model: Any, prompts: PromptSet, side: Side = "memory", *, progress: Progress | None = None
+) -> JuiceGains:
+    """Measure what JUICE chooses its heads by, Li et al. 2025 (arXiv:2503.10996); `.lists()` chooses.
 
     Args:
         model: The bridge.
         prompts: The selection set, conflicts with all forms; the authors use 4 items.
         side: Whose answer is to become likelier.
-        k: Heads per list at most; the lists are shorter where fewer heads are consistent.
-        tolerance: How much of the answer's probability a head may cost in a form and still count as helping there. 0 is
-            the paper's rule. Where a model is all but certain in a form, nothing can raise that probability, so no head
-            is consistent by that rule, whatever it does elsewhere; items on which it is not certain help more than a
-            tolerance, see `conflict(others=...)`.
         progress: Called with (steps done, all of them).
 
     Raises:
+        BadOption: There is no such side.
         MissingData: A prompt is no conflict.
     """
-    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
-    layer, head = np.divmod(np.arange(n_layers * n_heads), n_heads)
-    table = pd.DataFrame({"layer": layer, "head": head})
-    chosen: dict[str, tuple[Head, ...]] = {}
-    forms = SUMMED.get(side, FORMS)
+    forms = tuple(SUMMED.get(side, FORMS))
     steps = [len(forms) * len(amounts) for amounts in AMOUNTS.values()]
+    measured = {}
     for number, (sign, amounts) in enumerate(AMOUNTS.items()):
         before = sum(steps[:number])
         told = None if progress is None else lambda done, _, b=before, p=progress: p(b + done, sum(steps))
-        measured = gains(model, prompts, side, amounts, forms=forms, progress=told)
-        score = consistent(measured, tolerance).mean(axis=0).ravel()
-        order = [cell for cell in np.argsort(-score, kind="stable") if score[cell] > 0][:k]
-        chosen[sign] = tuple(Head(*map(int, divmod(cell, n_heads))) for cell in order)
-        for form, values in zip(forms, measured.mean(axis=1), strict=True):
-            table[f"{sign}_{form}"] = values.ravel()
-        table[f"{sign}_score"] = score
-        table[f"{sign}_rank"] = 0
-        table.loc[order, f"{sign}_rank"] = range(1, len(order) + 1)
-    return JuiceLists(chosen["positive"], chosen["negative"], table)
+        measured[sign] = gains(model, prompts, side, amounts, forms=forms, progress=told)
+    return JuiceGains(forms, measured)

@@ -52,9 +52,9 @@ def juice_memory(
     Shape and unit: one number per item and head, a sum of differences of probabilities, in [−3, 3].
     Reference: Li et al. 2025, arXiv:2503.10996, and the authors' code. Certain (read in the code): the amounts, all
         positions, the consistency over the forms and the sum. They keep no number for heads that are not consistent;
-        the lowest s_c is ours, so that those rank last; so is `tolerance` (see `juice_lists`), which is 0 as in the
-        paper. They use 4 items, which is few: report other seeds. By this rule a form in which the model is certain of
-        the answer already bars every head; `conflict(others=...)` writes items on which it is not.
+        the lowest s_c is ours, so that those rank last; so is `tolerance` (see `JuiceGains.lists`), which is 0 as in
+        the paper. They use 4 items, which is few: report other seeds. By this rule a form in which the model is certain
+        of the answer already bars every head; `conflict(others=...)` writes items on which it is not.
     """
     return _juice(model, prompts, "memory", sign, tolerance, progress)
 

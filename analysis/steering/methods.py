@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ...datasets.prompts import PromptSet
 from ...errors import BadOption, MissingData, NoEffect, nearest
 from ...hooks.directions import Directions
 from ...hooks.heads import Head, all_heads
-from ..context.juice import juice_lists
+from ..context.juice import juice_gains
 from ..defaults import own_requests
 from ..score import score
 from .fit import difference_of_means
@@ -26,6 +27,8 @@ RATIOS = (0.5, 1.0, 2.0)
 """What is taken from suppressed heads, over what is added to boosted ones: JUICE chooses the two gains apart."""
 LIMIT = 2.0
 """JUICE's strengths may at most double the perplexity of neutral text: what breaks everything is no gain."""
+TOLERANCES = (0.0, 0.02)
+"""What a head may cost in a form of a conflict and still be on JUICE's list: nothing, as in the paper, or a little."""
 SELECT = 16
 """Items that JUICE's heads are chosen on. Its authors take 4; on an item that is certain, no head shows."""
 
@@ -161,15 +164,16 @@ def _juice(preset: str, side: str) -> Callable[..., Iterator[Candidate]]:
         *,
         k: Sequence[int],
         select: int = SELECT,
-        tolerance: float = 0.0,
+        tolerance: Sequence[float] = TOLERANCES,
         **_: Any,
     ) -> Iterator[Candidate]:
-        """Choose heads on the first items; candidates are how many, of which list, and the share of the two gains."""
+        """Choose heads on the first items; candidates differ in tolerance, number, list and share of the two gains."""
         chosen = PromptSet(f"{train.name}[:{select}]", tuple(train)[:select])
-        lists = juice_lists(model, chosen, side, k=max(k), tolerance=tolerance)  # type: ignore[arg-type]
+        measured = juice_gains(model, chosen, side)  # type: ignore[arg-type]
         seen = set()
-        for size in k:
-            boost, suppress = lists.positive[:size], lists.negative[:size]
+        for loss, size in product(tolerance, k):
+            lists = measured.lists(k=size, tolerance=loss)
+            boost, suppress = lists.positive, lists.negative
             arms = [("boost", boost, (), 1.0), ("suppress", (), suppress, 1.0)]
             if boost and suppress:
                 arms += [(f"boost 1 : suppress {ratio:g}", boost, suppress, ratio) for ratio in RATIOS]
@@ -177,7 +181,8 @@ def _juice(preset: str, side: str) -> Callable[..., Iterator[Candidate]]:
                 if (more or less) and (more, less, ratio) not in seen:
                     seen.add((more, less, ratio))
                     options = {"ratio": ratio} if more and less else {}
-                    yield Candidate(PRESETS[preset], f"k={size}, {words}", more, less, options=options)
+                    label = f"k={size}, {words}" + (f", tolerance {loss:g}" if loss else "")
+                    yield Candidate(PRESETS[preset], label, more, less, options=options)
 
     return fit
 

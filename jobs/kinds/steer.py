@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pandas as pd
 from pydantic import Field
@@ -45,8 +45,8 @@ class Steer(Step):
     """Choose nothing that raises the perplexity of neutral text above this many times the clean one."""
     select: int = Field(default=16, ge=1)
     """For juice: items that heads are chosen on; its authors take 4."""
-    tolerance: float = Field(default=0.0, ge=0)
-    """For juice: probability that a head may cost in a form of the conflict; 0 is the paper's rule."""
+    tolerance: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(default=(0.0, 0.02), min_length=1)
+    """For juice: probabilities to try that a head may cost in a form of the conflict; the paper's rule is 0."""
     epochs: int = Field(default=10, ge=1)
     """For focus: how often every prompt is seen."""
     data: Data | None = None

@@ -69,7 +69,10 @@ def test_a_dry_run_does_nothing_and_imports_no_torch(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["steer", "focsu", "-m", "x"], "Nearest: focus"),
-        (["steer", "focus", "-m", "x", "-k", "some"], "expected numbers of heads"),
+        (["steer", "focus", "-m", "x", "-k", "some"], "-k some: expected whole numbers"),
+        (["steer", "focus", "-m", "x", "-k", "0"], "1 or more, such as 1,2,4"),
+        (["steer", "focus", "-m", "x", "--tolerance", "0,-1"], "0 or more, such as 0,0.02"),
+        (["steer", "focus", "-m", "x", "--tolerance", "nan"], "0 or more, such as 0,0.02"),
         (["steer", "focus", "-m", "x", "--data", "words"], "ends in .jsonl"),
         (["steer", "focus", "-m", "x", "--held-out", "FILE"], "--held-out belongs to --data"),
     ],

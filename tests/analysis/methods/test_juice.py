@@ -17,7 +17,7 @@ from headscope.analysis.context.juice import (
     asking,
     consistent,
     gains,
-    juice_lists,
+    juice_gains,
     sides,
 )
 from headscope.analysis.direct import direct
@@ -82,7 +82,7 @@ def test_a_consistent_head_scores_its_sum_and_another_its_worst_form():
 
 def test_lists_rank_consistent_heads_only(text):
     made = conflict(2, words="organism", split="train")
-    lists = juice_lists(text, made, "memory", k=3, tolerance=0.01)
+    lists = juice_gains(text, made, "memory").lists(k=3, tolerance=0.01)
     assert lists.negative and str(lists.negative[0]) == "L1H6"
     table = lists.table.set_index(["layer", "head"])
     ranked = [table.loc[tuple(head), "negative_score"] for head in lists.negative]
