@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import notebook_pages
+import reference_packages
 import reference_pages
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
@@ -45,7 +46,9 @@ def on_config(config: Any) -> Any:
     python["paths"] = [_made["folder"]]
     reference: list[Any] = ["reference/index.md"]
     reference += [{title: f"reference/{page}.md"} for page, title in _TITLES.items()]
-    reference.append({"Modules": [{name: f"reference/api/{name}.md"} for name in reference_pages.packages()]})
+    reference.append(
+        {"Modules": [{name: f"reference/api/{name}.md"} for name in reference_packages.packages()]}
+    )
     notebooks: list[Any] = ["notebooks/index.md"]
     notebooks += [f"notebooks/{path.stem}.md" for path in notebook_pages.notebooks()]
     project = [f"project/{page}" for source, page in PROJECT.items() if (ROOT / source).exists()]
@@ -63,7 +66,7 @@ def copy_package(folder: Path) -> None:
     top.mkdir()
     for name in ("__init__.py", "errors.py"):
         shutil.copy(ROOT / name, top / name)
-    for package in reference_pages.packages():
+    for package in reference_packages.packages():
         inner = "/".join(package.split(".")[1:])
         (top / inner).mkdir(parents=True, exist_ok=True)
         (top / inner / "__init__.py").touch()  # datasets/ has none

@@ -16,6 +16,7 @@ import pytest
 from browser_driver import PATIENCE
 
 sys.path.insert(0, str(pages.ROOT / "docs" / "generate"))
+import reference_commands
 import reference_pages
 
 pytestmark = pytest.mark.slow
@@ -156,7 +157,7 @@ def test_the_reference_is_made_from_all_there_is():
     for page, known in (("methods", methods()), ("circuit-methods", discoveries())):
         ours = {name for name, one in known.items() if one.function.__module__.startswith("headscope.")}
         assert {(page, name) for name in ours} <= entries
-    words = {" ".join(words) for words, _ in reference_pages.commands()}
+    words = {" ".join(words) for words, _ in reference_commands.commands()}
     assert {"headscope score", "headscope circuit find", "headscope runs export"} <= words
     assert ("api/headscope.hooks", "headscope.hooks.load.load") in entries
     assert ("errors", "NoEffect") in entries
