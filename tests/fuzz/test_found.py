@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from fuzz.arguments import small_sae
 from fuzz.judge import Refused
 from fuzz.terminal import headscope
+from headscope.analysis.circuits.sae.checkpoint import load_checkpoint
 from headscope.analysis.circuits.sae.files import load_sae, save_sae
-from headscope.analysis.circuits.sae.train import _restore
 from headscope.analysis.files import read_json, write_json
 from headscope.analysis.run import load_run
 from headscope.analysis.scores import HeadScores, Source
@@ -217,7 +217,7 @@ def test_a_configuration_nested_deeper_than_python_reads(name: str, tmp_path: Pa
 def test_a_training_that_cannot_be_gone_on_with(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "training.safetensors").write_bytes(content)
     with pytest.raises(BadRun, match="not a training"):
-        _restore(tmp_path / "training.safetensors", "a")
+        load_checkpoint(tmp_path, "a")
 
 
 @pytest.mark.parametrize("seed", [-1, -(2**70)])

@@ -6,7 +6,8 @@
     dashboard(model, sae, prompts).page("features.html")
 
 `autoencoder` holds what an SAE computes, `files` the SAELens folder form, `stream` the activations, `train` the
-training, `measure` what is lost by splicing one in, `splice` the intervention, `dashboard` and `show` what features are
+training by `options`, `state` what changes in it, `step` one step of it, `checkpoint` how it is kept on disk and taken
+up again, `measure` what is lost by splicing one in, `splice` the intervention, `dashboard` and `show` what features are
 about, `edges` how a feature of one layer reaches a feature of a later one through a head.
 """
 
@@ -14,8 +15,9 @@ from .autoencoder import Sae, SaeConfig
 from .dashboard import Dashboard, dashboard
 from .edges import feature_edges, query_key_edges
 from .measure import Measures, measure
+from .options import SaeOptions
 from .splice import FeatureEdit, Splice, splice
-from .train import SaeOptions, Trained, train_sae
+from .train import Trained, train_sae
 
 __all__ = [
     "Dashboard",

@@ -8,9 +8,10 @@ import torch
 
 from headscope.analysis.circuits.sae import Sae, SaeOptions, measure, train_sae
 from headscope.analysis.circuits.sae.autoencoder import SaeConfig
+from headscope.analysis.circuits.sae.state import begin
+from headscope.analysis.circuits.sae.step import Jump, take_step
 from headscope.analysis.circuits.sae.stream import Place, Stream, layer_z
 from headscope.analysis.circuits.sae.texts import held_out, training_texts
-from headscope.analysis.circuits.sae.train import _begin, _Jump, _step
 from headscope.datasets.prompts import Prompt, PromptSet
 from headscope.errors import BadOption, EmptyPromptSet, MissingData, NonFinite
 from headscope.hooks.capture import capture_z
@@ -51,9 +52,9 @@ def test_planted_directions_are_found(architecture, settings):
         architecture=architecture, d_sae=32, steps=800, lr=5e-3, dead_after=30, resample_every=100, **settings
     )
     config = SaeConfig(architecture, 16, 32, 0, k=options.k if architecture == "topk" else None)
-    state = _begin(data, config, options)
+    state = begin(data, config, options)
     for _ in range(options.steps):
-        _step(state, config, options, data.shard(rows=256))
+        take_step(state, config, options, data.shard(rows=256))
     likeness = (torch.nn.functional.normalize(state.weights["W_dec"], dim=1) @ data.directions.T).amax(0)
     assert float((likeness > 0.9).float().mean()) > 0.7, likeness
     assert state.history[-1]["l0"] < 6
@@ -62,7 +63,7 @@ def test_planted_directions_are_found(architecture, settings):
 def test_the_jump_has_the_gradient_of_a_kernel():
     before = torch.tensor([[0.5, 1.02, 2.0]], requires_grad=True)
     threshold = torch.tensor([1.0, 1.0, 1.0], requires_grad=True)
-    features, active = _Jump.apply(before, threshold, 0.1)
+    features, active = Jump.apply(before, threshold, 0.1)
     assert features.tolist() == [[0.0, pytest.approx(1.02), 2.0]] and active.tolist() == [[0.0, 1.0, 1.0]]
     (3 * features.sum() + 5 * active.sum()).backward()
     assert before.grad.tolist() == [[0.0, 3.0, 3.0]]
@@ -76,17 +77,17 @@ def test_dead_features_begin_anew():
         architecture="standard", d_sae=32, steps=200, dead_after=5, resample_every=20, l1=0.01
     )
     config = SaeConfig("standard", 16, 32, 0)
-    state = _begin(data, config, options)
+    state = begin(data, config, options)
     state.weights["b_enc"][:16] = -100.0
     for _ in range(100):
-        _step(state, config, options, data.shard(rows=128))
+        take_step(state, config, options, data.shard(rows=128))
     assert bool((state.weights["b_enc"][:16] > -5).all())
     assert int((state.silent[:16] < 5).sum()) >= 8
     none = SaeOptions(architecture="standard", d_sae=32, steps=200, dead_after=5, resample_every=0)
-    state = _begin(data, config, none)
+    state = begin(data, config, none)
     state.weights["b_enc"][:16] = -100.0
     for _ in range(40):
-        _step(state, config, none, data.shard(rows=128))
+        take_step(state, config, none, data.shard(rows=128))
     assert bool((state.silent[:16] == 40).all())
 
 
