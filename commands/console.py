@@ -102,7 +102,7 @@ def score_lines(scores: HeadScores, top: int) -> list[str]:
             f"{value:<8.3g}" if value == value else "-       "
             for value in (row.score, row.low, row.high, row.q)
         )
-        lines.append(f"{f'L{row.layer}H{row.head}':<7} {' '.join(numbers)} {row.n}")
+        lines.append(f"{f'L{row.layer}H{row.head}':<7} {' '.join(numbers)} {row.n or '-'}")
     return [*lines, "", *scores.notes]
 
 
