@@ -329,8 +329,10 @@ def _binned(values: Any) -> Any:
 
 def _named(candidate: Candidate) -> str:
     heads = candidate.named()
-    what = f"heads {heads}" if candidate.heads else heads or candidate.label
-    return f", with {what}" if what else ""
+    if not heads:
+        return f", with {candidate.label}" if candidate.label else ""
+    why = f" ({candidate.label})" if candidate.label else ""
+    return f", with {'heads ' if candidate.heads else ''}{heads}{why}"
 
 
 def _percent(rate: float) -> str:
