@@ -247,6 +247,11 @@ def _listed(error: ValidationError, tree: Tree, at: Place) -> Iterator[tuple[str
             message = "there is no such setting"
         elif one["type"] == "missing":
             message = "is missing"
+        elif one["type"] == "tuple_type":
+            given = one["input"]
+            message = "expected a list" + (
+                f", such as [{given}]" if isinstance(given, (float, int, str)) else ""
+            )
         elif not isinstance(one.get("input"), (dict, list)):
             message += f", not {one.get('input')!r}"
         yield tree.origin(place), f"{_shown(place)}: {message}"

@@ -124,7 +124,8 @@ def dose_response(
             said = {"annotation_text": words, "annotation_position": side} if row == 1 else {}
             line = {"color": colour, "dash": dash, "width": 1.25}
             figure.add_vline(x=x, line=line, row=row, col=1, **said)  # type: ignore[arg-type]
-    figure.update_yaxes(title="right answers", range=[-0.02, 1.02], tickformat=".0%", row=1, col=1)
+    # Below 0 there is room for words, where no curve runs through them.
+    figure.update_yaxes(title="right answers", range=[-0.1, 1.02], tickformat=".0%", row=1, col=1)
     if damage:
         figure.update_yaxes(title="perplexity", type="log", row=2, col=1)
     figure.update_xaxes(title=plain(strength), row=1 + damage, col=1)

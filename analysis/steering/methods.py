@@ -164,14 +164,14 @@ def _juice(preset: str, side: str) -> Callable[..., Iterator[Candidate]]:
         *,
         k: Sequence[int],
         select: int = SELECT,
-        tolerance: Sequence[float] = TOLERANCES,
+        tolerance: float | Sequence[float] = TOLERANCES,
         **_: Any,
     ) -> Iterator[Candidate]:
         """Choose heads on the first items; candidates differ in tolerance, number, list and share of the two gains."""
         chosen = PromptSet(f"{train.name}[:{select}]", tuple(train)[:select])
         measured = juice_gains(model, chosen, side)  # type: ignore[arg-type]
         seen = set()
-        for loss, size in product(tolerance, k):
+        for loss, size in product(np.atleast_1d(tolerance).tolist(), k):
             lists = measured.lists(k=size, tolerance=loss)
             boost, suppress = lists.positive, lists.negative
             arms = [("boost", boost, (), 1.0), ("suppress", (), suppress, 1.0)]

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ...analysis.figures.dose import dose_response
 from ...analysis.files import write_atomically, write_json, write_table
-from ...analysis.steering.methods import halves, study_method
+from ...analysis.steering.methods import SELECT, TOLERANCES, halves, study_method
 from ...analysis.steering.study import steering_study
 from ...hooks.directions import Directions
 from ..planner import Planner
@@ -43,9 +43,9 @@ class Steer(Step):
     """Random sets of heads, directions or orders beside the chosen one."""
     limit: float | None = Field(default=None, ge=1)
     """Choose nothing that raises the perplexity of neutral text above this many times the clean one."""
-    select: int = Field(default=16, ge=1)
+    select: int = Field(default=SELECT, ge=1)
     """For juice: items that heads are chosen on; its authors take 4."""
-    tolerance: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(default=(0.0, 0.02), min_length=1)
+    tolerance: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=TOLERANCES, min_length=1)
     """For juice: probabilities to try that a head may cost in a form of the conflict; the paper's rule is 0."""
     epochs: int = Field(default=10, ge=1)
     """For focus: how often every prompt is seen."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -81,14 +82,18 @@ def test_wrong_calls_are_refused(arguments: list[str], words: str, questions: st
     assert words in call(*[questions if one == "FILE" else one for one in arguments], status=2).stderr
 
 
-def test_the_names_of_the_methods_are_the_same_everywhere() -> None:
+def test_names_and_defaults_are_the_same_everywhere() -> None:
     from typing import get_args
 
-    from headscope.analysis.steering.methods import METHODS
+    from headscope.analysis.steering.methods import METHODS, SELECT, TOLERANCES
     from headscope.commands.steer import METHODS as WRITTEN
-    from headscope.jobs.kinds.steer import MethodName
+    from headscope.commands.steer import steer
+    from headscope.jobs.kinds.steer import MethodName, Steer
 
     assert tuple(METHODS) == WRITTEN == get_args(MethodName)
+    written = {name: one.default for name, one in signature(steer).parameters.items()}
+    assert written["tolerance"] == ",".join(f"{one:g}" for one in TOLERANCES) and written["select"] == SELECT
+    assert written["k"] == ",".join(map(str, Steer.model_fields["k"].default))
 
 
 def test_a_job_gives_what_the_command_gives(model_folder, questions: str, tmp_path: Path) -> None:

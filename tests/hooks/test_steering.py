@@ -177,10 +177,6 @@ def patterns_and_z(model, batch, interventions=()):
         return found, capture_z(model, batch)
 
 
-def values_of(model, text):
-    return read_rows(model, text)
-
-
 def edited_row(name, row, query, sinks):
     """One attention row as the formulas say, in plain numbers."""
     n = len(row)

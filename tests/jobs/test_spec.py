@@ -107,6 +107,11 @@ def test_every_mistake_is_reported_with_its_line_all_at_once(tmp_path: Path):
         ("", "job.yaml: a job file holds name: and steps:, this one is empty"),
         ("name: x\nsteps: []", "job.yaml:2: steps: Tuple should have at least 1 item"),
         ("name: x\nsteps: [3]", "job.yaml:2: steps[0]: Input should be a valid dictionary"),
+        ("name: x\nsteps: {}", "job.yaml:2: steps: expected a list"),
+        (
+            "name: x\nmodel: m\nsteps: [{kind: steer, method: focus, k: 2}]",
+            "job.yaml:3: steps[0].k: expected a list, such as [2]",
+        ),
         ("name: x\nsteps: [{}]", "job.yaml:2: steps[0]: a step needs its kind"),
         ("name: x\nsteps: [{kind: score}]", "steps[0].method: is missing"),
         (

@@ -139,6 +139,9 @@ def test_juice_tries_heads_that_cost_a_little_beside_those_that_cost_nothing(mon
 
     strict = {"k=2, suppress": ["L0H1"]}
     assert suppressed(tolerance=(0.0,)) == strict and suppressed(tolerance=(0.0, 0.005)) == strict
+    assert list(suppressed(tolerance=0.02).values()) == [["L0H1", "L0H2"]], "one number is one to try"
+    with pytest.raises(BadOption, match="tolerance=-0.1"):
+        suppressed(tolerance=-0.1)
     assert suppressed() == strict | {"k=2, suppress, tolerance 0.02": ["L0H1", "L0H2"]}
 
 
